@@ -1,0 +1,93 @@
+"""`gatewright`: run, check, routes, schema, version. Exit codes: 0 fine, 1 a configuration or a start that failed, 2 usage."""
+
+import json
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatewright.cli.routes import print_routes
+from gatewright.control.loader import Loaded, load
+from gatewright.control.schema import json_schema
+
+app = typer.Typer(
+    name="gatewright",
+    help="An API gateway, configured in YAML and scripted in Python.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="The configuration file.", show_default=True)]
+DEFAULT = Path("gateway.yaml")
+
+
+def _load(path: Path) -> Loaded:
+    """Load a configuration; print everything that is wrong with it and exit with 1 if it is not good."""
+    loaded = load(path)
+    for error in loaded.errors:
+        print(error, file=sys.stderr)
+    if loaded.config is None:
+        count = len(loaded.errors)
+        print(f"gatewright: {path}: {count} error{'s' if count != 1 else ''}", file=sys.stderr)
+        raise typer.Exit(1)
+    return loaded
+
+
+@app.command()
+def run(config: ConfigFile = DEFAULT) -> None:
+    """Run the gateway until it is told to stop (Ctrl-C or SIGTERM: it finishes what it has begun)."""
+    from gatewright.cli.serve import serve  # what it needs is not needed to check a file
+
+    loaded = _load(config)
+    assert loaded.config is not None
+    raise typer.Exit(serve(loaded.config, loaded.base_dir))
+
+
+@app.command()
+def check(config: ConfigFile = DEFAULT) -> None:
+    """Check a configuration, and say everything that is wrong with it."""
+    loaded = _load(config)
+    assert loaded.config is not None
+    from gatewright.control.snapshot import SnapshotError, try_build
+
+    try:
+        try_build(loaded.config, loaded.base_dir)
+    except SnapshotError as error:
+        print(f"{config}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{config}: good ({len(loaded.config.routes)} routes, {len(loaded.config.services)} services)")
+
+
+@app.command()
+def routes(
+    config: ConfigFile = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the routes in the order in which they are tried."""
+    loaded = _load(config)
+    assert loaded.config is not None
+    print_routes(loaded.config, as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"gatewright {installed_version('gatewright')} (Python {sys.version.split()[0]})")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except BrokenPipeError:  # `gatewright schema | head`
+        sys.stderr.close()
+        raise SystemExit(1) from None

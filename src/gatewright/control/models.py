@@ -1,0 +1,129 @@
+"""The configuration as a whole: listeners, limits, access log, services, routes, plugins.
+
+These models are the contract with users: names, defaults, descriptions; the JSON Schema is made from them.
+Nothing here reads a file. The loader validates with `GatewayConfig`, the snapshot is compiled from it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema
+
+from gatewright.control.base import ConfigModel, Given, complaint
+from gatewright.control.fields import Bind, Cidr, ExistingFile, Flag, Name, Whole, parse_bind, resolve_path
+from gatewright.control.plugin_models import PluginList
+from gatewright.control.route_models import RouteConfig
+from gatewright.control.service_models import ServiceConfig
+from gatewright.control.units import BodyLimit, Duration, DurationOrZero, Size
+from gatewright.core.limits import Limits
+
+_DEFAULTS = Limits()
+
+
+class ListenerTls(ConfigModel):
+    """What a listener proves itself with."""
+
+    cert: ExistingFile = Field(description="PEM file with the certificate and its chain, from this file's folder on")
+    key: ExistingFile = Field(description="PEM file with the certificate's private key")
+
+
+class ListenerConfig(ConfigModel):
+    """An address that clients connect to."""
+
+    bind: Bind = Field(description="host:port; an IPv6 address stands in brackets; port 0 lets the system choose")
+    tls: Annotated[ListenerTls | None, Given] = Field(
+        None, description="Certificate and key; without them the listener speaks plain HTTP"
+    )
+    trusted_proxies: tuple[Cidr, ...] = Field(
+        (),
+        description="Networks whose X-Forwarded-*, Forwarded and X-Request-ID are believed; by default none",
+    )
+
+
+class LimitsConfig(ConfigModel):
+    """What one client may take."""
+
+    request_line: Annotated[Size, Field(ge=64, le=1024**2)] = Field(
+        _DEFAULTS.request_line, description="Longest request line; past it 414"
+    )
+    headers: Annotated[Size, Field(ge=256, le=16 * 1024**2)] = Field(
+        _DEFAULTS.headers, description="Size of all header fields together; past it 431"
+    )
+    header_count: Annotated[Whole, Field(ge=1, le=100_000)] = Field(
+        _DEFAULTS.header_count, description="Number of header fields; past it 431"
+    )
+    body: BodyLimit = Field(_DEFAULTS.body, description='Size of a body; past it 413; "unlimited" or 0 takes any')
+    header_timeout: Duration = Field(_DEFAULTS.header_timeout, description="Time for a whole request head; past it 408")
+    body_timeout: DurationOrZero = Field(
+        _DEFAULTS.body_timeout,
+        description="Longest pause within a request's body; past it 408; 0 waits for ever",
+    )
+    keepalive_timeout: Duration = Field(
+        _DEFAULTS.keepalive_timeout, description="How long a connection stays open between requests"
+    )
+    write_timeout: DurationOrZero = Field(
+        _DEFAULTS.write_timeout,
+        description="How long a client may take nothing of its answer; 0 waits for ever",
+    )
+
+
+def _destination(value: object, info: ValidationInfo) -> str | Path:
+    if value in ("stdout", "stderr"):
+        return str(value)
+    path = resolve_path(value, info)
+    if info.context and not path.parent.is_dir():
+        raise complaint("the folder of this file does not exist")
+    if info.context and path.is_dir():
+        raise complaint("must be a file, not a folder")
+    return path
+
+
+Destination = Annotated[
+    str | Path,
+    PlainValidator(_destination),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "examples": ["stdout", "stderr", "/var/log/gatewright/access.log"]}
+    ),
+]
+
+
+class AccessLogConfig(ConfigModel):
+    """One line for each exchange."""
+
+    format: Literal["json"] = Field("json", description="The form of a line")
+    destination: Destination = Field("stdout", description="stdout, stderr or a file's path")
+
+
+def _access_log(value: object) -> object:
+    if isinstance(value, bool):
+        return AccessLogConfig() if value else None
+    if value is None:
+        raise complaint("must be true, false or a mapping")
+    return value
+
+
+def _default_listeners() -> tuple[ListenerConfig, ...]:
+    return (ListenerConfig(bind=parse_bind("0.0.0.0:8080")),)
+
+
+def _none_as_empty(kind: type) -> BeforeValidator:
+    """Take a section whose entries are all commented out as one without entries."""
+    return BeforeValidator(lambda value: kind() if value is None else value)
+
+
+class GatewayConfig(ConfigModel):
+    """A gateway's configuration."""
+
+    listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1)] = Field(
+        default_factory=_default_listeners,
+        description="Addresses that clients connect to; by default 0.0.0.0:8080",
+    )
+    limits: LimitsConfig = Field(LimitsConfig(), description="What one client may take; a route may change the body's")
+    access_log: Annotated[
+        AccessLogConfig | None, BeforeValidator(_access_log, json_schema_input_type=AccessLogConfig | Flag)
+    ] = Field(AccessLogConfig(), description="One line for each exchange; false turns it off")
+    services: Annotated[dict[Name, ServiceConfig], _none_as_empty(dict)] = Field({}, description="Backends, by name")
+    routes: Annotated[tuple[RouteConfig, ...], _none_as_empty(list)] = Field(
+        (), description="What requests match, and what happens to them; the order decides only between equals"
+    )
+    plugins: PluginList = Field((), description="Plugins for every exchange, in the order in which they run")

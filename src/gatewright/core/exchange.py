@@ -1,0 +1,181 @@
+"""One request and its answer, from first byte to last: what plugins are given, and what is logged at the end.
+
+The proxy moves an exchange through its life; a codec's connection made it and will write its answer (`Downstream`).
+"""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gatewright.core.errors import REASONS, Reason
+from gatewright.core.headers import FORWARDING, REQUEST_ID, Field
+from gatewright.core.messages import Request, Response
+from gatewright.core.peer import Peer, client_behind
+from gatewright.core.tasks import Run
+
+_random_bits = random.getrandbits  # unique, not secret: os.urandom would cost a system call of 0.6 us
+_ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:+/=@")
+_NO_PARAMS: dict[str, str] = {}  # replaced, never edited
+PROBLEM = "application/problem+json"
+
+
+class Downstream(Protocol):
+    """What an exchange needs of the connection that its request came on."""
+
+    def respond(self, exchange: "Exchange", response: Response, done: Callable[[], None]) -> bool:
+        """Write `response`; return True when it is complete, else call `done` once when it is or never will be."""
+
+    def inform(self, exchange: "Exchange", status: int, phrase: bytes, fields: list[Field]) -> None:
+        """Send an interim (1xx) answer, where the client's HTTP version allows it."""
+
+    def proceed(self, exchange: "Exchange") -> None:
+        """The body is wanted now: send `100 Continue` if the client waits for it."""
+
+    def tunnel(self, exchange: "Exchange", response: Response, upstream: Any, done: Callable[[], None]) -> None:
+        """Answer 101 and carry bytes between the client and `upstream` until either side ends, then call `done`."""
+
+    def abort(self, exchange: "Exchange") -> None:
+        """Break the connection so that what was sent cannot be taken for a complete answer."""
+
+
+class Consumer:
+    """Who calls: an identity that a plugin established."""
+
+    __slots__ = ("claims", "groups", "name")
+
+    def __init__(self, name: str, groups: frozenset[str] = frozenset(), claims: dict[str, Any] | None = None) -> None:
+        self.name = name
+        self.groups = groups
+        self.claims = claims or {}
+
+
+class Exchange:
+    """One request and its answer.
+
+    For plugins: `id`, `request`, `response` (from the response phase on), `client_ip`, `scheme`, `route` and `service`
+    (names), `params` (of the path), `consumer`, `state` (a dict for plugins to leave things in), `attempts`, `reason`,
+    and `reject`. Times are seconds of the gateway's monotonic clock.
+    """
+
+    __slots__ = (
+        "_client_ip",
+                "attempts",
+        "bytes_in",
+        "bytes_out",
+        "cause",
+        "consumer",
+        "downstream",
+        "id",
+        "kept",
+        "params",
+        "peer",
+        "reason",
+        "request",
+        "response",
+        "rewritten",
+        "route",
+        "run",
+        "service",
+        "started",
+        "status",
+        "target",
+        "upstream_seconds",
+        "upstream_status",
+    )
+
+    def __init__(self, request: Request, peer: Peer, downstream: Downstream, started: float) -> None:
+        self.request = request
+        self.peer = peer
+        self.downstream = downstream
+        self.started = started
+        self.run: Run | None = None  # what drives it; set by the proxy
+        self.response: Response | None = None
+        self.route: str | None = None
+        self.params: dict[str, str] = _NO_PARAMS
+        self.service: str | None = None
+        self.target: str | None = None
+        self.rewritten: str | None = None  # path and query for the target, when the route changes them
+        self.consumer: Consumer | None = None
+        self.attempts = 0
+        self.reason: str | None = None
+        self.cause = ""  # what is behind the reason, for the log only
+        self.status: int | None = None  # as sent; None while, or if, nothing was
+        self.upstream_status: int | None = None
+        self.upstream_seconds = 0.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.kept: dict[str, Any] | None = None  # `state`, once somebody has left something
+        self._client_ip: str | None = None
+        if request.headers.marks & REQUEST_ID and peer.trusted and (known := self._inbound_id()) is not None:
+            self.id = known
+        else:
+            self.id = f"{_random_bits(128):032x}"
+
+    def _inbound_id(self) -> str | None:
+        value = self.request.headers.get("x-request-id", "") or ""
+        return value if 0 < len(value) <= 128 and _ID_CHARS.issuperset(value) else None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A dict for plugins: it lives as long as the exchange."""
+        if self.kept is None:
+            self.kept = {}
+        return self.kept
+
+    @property
+    def client_ip(self) -> str:
+        """The client's IP address: the peer's, or behind trusted proxies the one they vouch for."""
+        if self._client_ip is None:
+            peer, headers = self.peer, self.request.headers
+            self._client_ip = peer.address
+            if peer.trusted and headers.marks & FORWARDING:
+                entries = [part for value in headers.get_all("x-forwarded-for") for part in value.split(",")]
+                self._client_ip = client_behind(entries, peer.address, peer.trusted_networks)
+        return self._client_ip
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`, as the client sees it (X-Forwarded-Proto counts from trusted proxies)."""
+        if self.peer.trusted:
+            told = (self.request.headers.get("x-forwarded-proto") or "").lower()
+            if told in ("http", "https"):
+                return told
+        return self.peer.scheme
+
+    @property
+    def host(self) -> str:
+        """The Host of the request, as text."""
+        return self.request.host.decode("latin-1")
+
+    def reject(self, status: int, reason: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+        """Return a problem+json answer (RFC 9457) and note `reason` for log and metrics.
+
+        `status` 400 to 599; `reason` a stable token in snake_case; `detail` a sentence for the client.
+        """
+        self.reason = reason
+        return problem(status, reason, detail, self.id, headers)
+
+
+def problem(
+    status: int, reason: str, detail: str, request_id: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return a problem+json answer (RFC 9457). Its `type` names the reason; `docs/reasons.md` explains each."""
+    info = REASONS.get(reason)
+    title = info.title if info is not None else reason.replace("_", " ").capitalize()
+    body = {
+        "type": f"urn:gatewright:reason:{reason}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "reason": reason,
+        "request_id": request_id,
+    }
+    error = info.proxy_status if info is not None and info.proxy_status else "http_request_denied"
+    fields = {"content-type": PROBLEM, "proxy-status": f'gatewright; error={error}; details="{reason}"'}
+    if headers:
+        fields.update(headers)
+    return Response(status, fields, json.dumps(body).encode())
+
+
+__all__ = ["Consumer", "Downstream", "Exchange", "Reason", "problem"]

@@ -1,0 +1,108 @@
+"""What both ends of the gateway have in common: a transport with backpressure in both directions, and raw tunnels.
+
+A subclass is the Sink of the body that flows to its peer and the Source of the one that comes from it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from gatewright.core.streams import Pipe
+from gatewright.net.timers import NEVER
+
+
+class Endpoint(asyncio.Protocol):
+    """One connection: pausing, congestion, and what a tunnel needs."""
+
+    __slots__ = (
+        "_closed",
+        "_other",
+        "_reading",
+        "_tunnel_done",
+        "congested",
+        "deadline",
+        "feeder",
+        "filed",
+        "transport",
+        "tunnelled",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.congested = False
+        self.feeder: Pipe | None = None
+        self.deadline = NEVER
+        self.filed = NEVER
+        self._reading = True
+        self._closed = False
+        self._other: Endpoint | None = None  # the far end of a tunnel
+        self._tunnel_done: Callable[[], None] | None = None
+        self.tunnelled = 0  # bytes that came from this side
+
+    def pause(self) -> None:
+        """Stop reading from the peer."""
+        if self._reading and not self._closed:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read from the peer again."""
+        if not self._reading and not self._closed:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full: whoever feeds this side must wait."""
+        self.congested = True
+        if self.feeder is not None:
+            self.feeder.hold()
+        elif self._other is not None:
+            self._other.pause()
+        self.congestion_changed()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
+        self.congested = False
+        if self.feeder is not None:
+            self.feeder.release()
+        elif self._other is not None:
+            self._other.resume()
+        self.congestion_changed()
+
+    def congestion_changed(self) -> None:
+        """Set or lift the deadline for a peer that does not read."""
+
+    def join(self, other: "Endpoint", done: Callable[[], None]) -> None:
+        """Carry bytes between this side and `other` until either ends; `done` is called once, then."""
+        self._other, other._other = other, self
+        self._tunnel_done = done
+        if self.congested:
+            other.pause()
+        if other.congested:
+            self.pause()
+
+    def carry(self, data: bytes) -> None:
+        """Pass bytes of this side's peer to the other side."""
+        self.tunnelled += len(data)
+        if self._other is not None and not self._other._closed:
+            self._other.transport.write(data)
+
+    def tunnel_eof(self) -> None:
+        """This side's peer will send no more: tell the other side's peer, and keep carrying its bytes."""
+        other = self._other
+        if other is not None and not other._closed and other.transport.can_write_eof():
+            other.transport.write_eof()
+        elif other is not None:
+            other.transport.close()
+
+    def tunnel_lost(self) -> None:
+        """This side is gone: end the other as well."""
+        other, self._other = self._other, None
+        if other is not None:
+            other._other = None
+            if not other._closed:
+                other.transport.close()
+            done = self._tunnel_done or other._tunnel_done
+            self._tunnel_done = other._tunnel_done = None
+            if done is not None:
+                done()

@@ -1,0 +1,50 @@
+"""A compiled route, and the snapshot of all of them that an exchange runs on. Built by `control.snapshot`, never changed."""
+
+import random
+from bisect import bisect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gatewright.core.exchange import Exchange
+from gatewright.core.messages import Response
+from gatewright.plugins.chain import Chain
+from gatewright.routing.table import Table
+from gatewright.upstream.service import Service
+
+Rewrite = Callable[[dict[str, str], str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Routes by weight: each exchange goes to one of them by chance. Between them, only services and chains differ."""
+
+    routes: "tuple[Route, ...]"
+    bounds: tuple[int, ...]  # running sums of the weights
+
+    def choose(self, draw: Callable[[], float] = random.random) -> "Route":
+        """Return a route; `draw` gives numbers from 0 to 1."""
+        return self.routes[min(bisect(self.bounds, draw() * self.bounds[-1]), len(self.routes) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What happens to the requests that a rule of the table matches. Exactly one of service, split and answer is set."""
+
+    name: str | None
+    chain: Chain
+    service: Service | None = None
+    split: Split | None = None
+    answer: Callable[[Exchange], Response] | None = None
+    rewrite: Rewrite | None = None  # (params, normalised path) -> path for the target
+    body_limit: int = 0  # bytes; 0: any size
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The immutable, compiled form of a configuration."""
+
+    table: Table[Route]
+    unrouted: Route  # its chain sees the answers to requests that no route takes
+    services: dict[str, Service] = field(default_factory=dict)
+    config: Any = None  # the configuration that it was made from

@@ -1,0 +1,269 @@
+"""A target that is a Python object: an ASGI application served in this process, behind the same attempts as any other.
+
+The application sees the very head that a target over the network would be sent, read back by our own codec; so fields,
+bodies, backpressure and failures mean the same as with a network in between. HTTP only: it is offered no WebSockets.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+from gatewright.core.errors import GatewayError, Reason, ResponseError, Retry, UpstreamError
+from gatewright.core.headers import Field, Headers
+from gatewright.core.limits import Limits
+from gatewright.core.messages import Content, Request, Response
+from gatewright.core.streams import HIGH_WATER, Pipe
+from gatewright.core.tasks import spawn
+from gatewright.http1.request_codec import RequestCodec
+from gatewright.net.upstream import User
+from gatewright.upstream.lifespan import Lifespan
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+_log = logging.getLogger("gatewright.app")
+_READ = Limits(request_line=64 * 1024, headers=256 * 1024, header_count=1000)
+
+
+class AsgiPool:
+    """Stands where a network target has its pool: every attempt gets a call of the application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lifespan = Lifespan(app)
+
+    def take(self, now: float) -> "AsgiCall":
+        """Return a call; there always is one."""
+        return AsgiCall(self._app, self._lifespan.state)
+
+    async def start(self) -> None:
+        """Start the application's lifespan. Raises UpstreamError(app_failed) when it does not come up."""
+        await self._lifespan.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        await self._lifespan.stop()
+
+    def close(self) -> None:
+        """Nothing lies idle here."""
+
+
+class AsgiCall:
+    """One request to the application: what a connection is to an attempt. Sink of the request's body, source of the answer's."""
+
+    def __init__(self, app: App, state: dict[str, Any]) -> None:
+        self._app = app
+        self._state = state
+        self._user: User | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        # The request's body
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._ended = False
+        self._told = False  # the application has seen the end of the body
+        self._arrived = asyncio.Event()
+        self.congested = False
+        self.feeder: Pipe | None = None
+        # The answer
+        self._bare = False
+        self._response: Response | None = None
+        self._pipe: Pipe | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def request(
+        self,
+        user: User,
+        method: str,
+        head: bytes,
+        content: Content,
+        chunked: bool,
+        now: float,
+        response_timeout: float,
+        idle: float,
+    ) -> None:
+        """Call the application; it has `response_timeout` seconds for the answer's head and any time for its body."""
+        self._user = user
+        self._bare = method == "HEAD"
+        codec = RequestCodec(_READ)
+        codec.receive(head)
+        request = codec.next_request()
+        assert request is not None, "the gateway wrote a head that it cannot read"
+        if isinstance(content, bytes):
+            self._pieces = [content]
+            self._ended = True
+        if response_timeout != math.inf:
+            self._timer = asyncio.get_running_loop().call_later(response_timeout, self._too_late, response_timeout)
+        self._task = spawn(self._app(_scope(request, self._state), self._receive, self._send), self._returned)  # type: ignore[arg-type]
+        if isinstance(content, Pipe):
+            content.attach(self)
+
+    # The request's body
+
+    def write(self, data: bytes) -> None:
+        """Hold a piece until the application asks for it."""
+        self._pieces.append(data)
+        self._held += len(data)
+        self.congested = self._held >= HIGH_WATER
+        self._arrived.set()
+
+    def end(self, trailers: list[Field]) -> None:
+        """The body is complete; ASGI has no request trailers."""
+        self._ended = True
+        self._arrived.set()
+
+    def broken(self, error: GatewayError) -> None:
+        """The client will not send the rest."""
+        self._fail(error)
+
+    async def _receive(self) -> dict[str, Any]:
+        while not self._over and not self._pieces and (self._told or not self._ended):
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._over:
+            return {"type": "http.disconnect"}
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        self._told = self._ended
+        if self.congested:
+            self.congested = False
+            if self.feeder is not None:
+                self.feeder.release()
+        return {"type": "http.request", "body": body, "more_body": not self._ended}
+
+    # The answer
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._over:
+            raise OSError("the client is gone")  # what ASGI servers raise (ASGI spec, "Disconnected Client")
+        if message["type"] == "http.response.start":
+            self._start(message)
+        elif message["type"] == "http.response.body":
+            self._body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
+            await self._room.wait()
+        else:
+            raise ValueError(f"unexpected ASGI message {message['type']!r}")
+
+    def _start(self, message: MutableMapping[str, Any]) -> None:
+        if self._response is not None:
+            raise RuntimeError("the answer has been started already")
+        fields = Headers.of((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
+        response = self._response = Response(int(message["status"]), fields)
+        response.from_target = True
+        response.readable = False
+        length = fields.get("content-length")
+        if length is not None and length.isdigit():
+            response.content_length = int(length)
+
+    def _body(self, data: bytes, more: bool) -> None:
+        response, user = self._response, self._user
+        if response is None:
+            raise RuntimeError("the answer's body comes before its start")
+        if self._bare or response.status in (204, 304):
+            data, more = b"", False
+        if self._pipe is not None:
+            if data:
+                self._pipe.feed(data)
+            length = response.content_length
+            if length is not None and (self._pipe.total > length or not more) and self._pipe.total != length:
+                raise RuntimeError(f"the body is not as long as its Content-Length of {length}")
+            if not more:
+                self._finish()
+        elif user is not None:
+            self._head_done()
+            if more:
+                self._pipe = response.content = Pipe(self)
+                self._pipe.feed(data)
+            else:
+                response.content = data
+                self._over = True
+            user.on_response(response)
+
+    def _head_done(self) -> None:
+        self._user = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _finish(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        self._over = True
+        self._arrived.set()
+        if pipe is not None:
+            pipe.end([])
+
+    def pause(self) -> None:
+        """The client is slower than the application: let it wait in `send`."""
+        self._room.clear()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._room.set()
+
+    # Ends
+
+    def _too_late(self, seconds: float) -> None:
+        detail = f"The application did not answer within {seconds:g} s"
+        self._fail(UpstreamError(Reason.RESPONSE_TIMEOUT, detail, Retry.NEVER))
+
+    def _returned(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._over:
+            _log.error("the in-process application failed", exc_info=error)
+        if not self._over:
+            detail = "The application failed" if error is not None else "The application ended without a whole answer"
+            self._fail(ResponseError(Reason.APP_FAILED, detail, repr(error) if error is not None else ""))
+
+    def _fail(self, error: GatewayError) -> None:
+        user, self._user = self._user, None
+        pipe, self._pipe = self._pipe, None
+        self._stop()
+        if user is not None:
+            user.on_failure(error)
+        elif pipe is not None:
+            pipe.fail(error)
+
+    def cancel(self, user: User) -> None:
+        """Nobody waits for the answer any more."""
+        if not self._over:
+            self._user = None
+            self._pipe = None
+            self._stop()
+
+    def _stop(self) -> None:
+        """Tell the application that its client is gone, and end it."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.feeder is not None:
+            self.feeder.detach()
+        self._arrived.set()
+        self._room.set()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+
+def _scope(request: Request, state: dict[str, Any]) -> Scope:
+    headers = request.headers
+    server = headers.get("x-forwarded-host") or request.host.decode("latin-1")
+    name, _, port = server.partition(":")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": headers.get("x-forwarded-proto") or "http",
+        "path": unquote(request.path),
+        "raw_path": request.path.encode("ascii"),
+        "query_string": (request.query or "").encode("ascii"),
+        "root_path": "",
+        "headers": [(field[0], field[1]) for field in headers.fields],
+        "client": ((headers.get("x-forwarded-for") or "").split(",")[0].strip(), 0),
+        "server": (name, int(port) if port.isdigit() else None),
+        "state": dict(state),
+    }

@@ -1,0 +1,60 @@
+"""Fixtures that many tests share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.kit.gateway import RunningGateway, run_gateway
+from tests.kit.wire import Script, Target
+
+Start = Callable[..., RunningGateway]
+MakeTarget = Callable[..., Target]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def target(stack: ExitStack) -> MakeTarget:
+    """Make targets that are closed at the end: `target(script)`."""
+
+    def make(script: Script | None = None, **options: object) -> Target:
+        return stack.enter_context(Target(script, **options))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def gateway(stack: ExitStack, tmp_path: Path) -> Start:
+    """Start gateways that are stopped at the end: `gateway(config_text)`."""
+    count = 0
+
+    def start(config: str, **options: object) -> RunningGateway:
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"gateway{count}"
+        folder.mkdir()
+        return stack.enter_context(run_gateway(folder, config, **options))  # type: ignore[arg-type]
+
+    return start
+
+
+@pytest.fixture
+def proxy(gateway: Start) -> Callable[..., RunningGateway]:
+    """Start a gateway that passes everything to `target`: `proxy(target, service="retry: {attempts: 0}", extra="...")`."""
+
+    def start(target: Target, service: str = "", route: str = "", extra: str = "") -> RunningGateway:
+        return gateway(
+            f"services:\n  s:\n    targets: [\"{target.url}\"]\n"
+            + "".join(f"    {line}\n" for line in service.splitlines())
+            + "routes:\n  - name: all\n    match: {path: \"/{rest...}\"}\n    service: s\n"
+            + "".join(f"    {line}\n" for line in route.splitlines())
+            + extra
+        )
+
+    return start
