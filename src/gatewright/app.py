@@ -29,7 +29,7 @@ _DRAIN_STEP = 0.05
 
 
 class ConfigurationError(Exception):
-    """A configuration cannot be used. `errors` has every reason, with its place; the text is all of them, a line each."""
+    """A configuration cannot be used. `errors` has every reason, with its place; the text is a line for each."""
 
     def __init__(self, errors: list[ConfigError] | str) -> None:
         self.errors = [] if isinstance(errors, str) else errors

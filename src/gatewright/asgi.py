@@ -138,7 +138,9 @@ class _Client:
 
     async def send_refusal(self, response: Response, request_id: str) -> None:
         """Send the answer to a request that could not be read."""
-        await self._send(_start(response, request_id, len(response.content) if isinstance(response.content, bytes) else 0))
+        await self._send(
+            _start(response, request_id, len(response.content) if isinstance(response.content, bytes) else 0)
+        )
         await self._send({"type": "http.response.body", "body": response.content})
 
     async def _read(self) -> None:

@@ -1,4 +1,7 @@
-"""`gatewright`: run, check, routes, schema, version. Exit codes: 0 fine, 1 a configuration or a start that failed, 2 usage."""
+"""`gatewright`: run, check, routes, schema, version.
+
+Exit codes: 0 fine, 1 a configuration or a start that failed, 2 usage.
+"""
 
 import json
 import sys

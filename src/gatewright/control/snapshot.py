@@ -68,15 +68,17 @@ class Built:
             probe.stop()
         for pool in self.pools:
             pool.close()
-        for part in (*self.plugins, *self.apps):
+        for name, stop in [(plugin.name, plugin.stop) for plugin in self.plugins] + [
+            ("the in-process application", app.stop) for app in self.apps
+        ]:
             try:
-                await part.stop()
+                await stop()
             except Exception:
-                _log.exception("%r did not stop cleanly", part)
+                _log.exception("%s did not stop cleanly", name)
 
 
 def build(config: GatewayConfig, base_dir: Path, clock: Clock, timers: Timers) -> Built:
-    """Compile `config`. Raises SnapshotError for what only shows when it is tried: a broken certificate, a failing import."""
+    """Compile `config`. Raises SnapshotError for what only shows when it is tried: certificates, imports."""
     return _Builder(config, base_dir, clock, timers).build()
 
 

@@ -1,1 +1,1 @@
-"""The vocabulary that every other package speaks: messages, the exchange, errors, time. Imports nothing of the project."""
+"""The vocabulary of all packages: messages, the exchange, errors, time. Imports nothing of the project."""

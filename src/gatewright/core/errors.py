@@ -129,7 +129,7 @@ class RequestError(GatewayError):
 
 
 class ResponseError(GatewayError):
-    """A target's answer breaks HTTP. Raised by the codec; its reason is `upstream_malformed` or `upstream_truncated`."""
+    """A target's answer breaks HTTP, or breaks off."""
 
     retry = Retry.NEVER
 

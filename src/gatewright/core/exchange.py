@@ -60,7 +60,7 @@ class Exchange:
 
     __slots__ = (
         "_client_ip",
-                "attempts",
+        "attempts",
         "bytes_in",
         "bytes_out",
         "cause",
@@ -157,9 +157,7 @@ class Exchange:
         return problem(status, reason, detail, self.id, headers)
 
 
-def problem(
-    status: int, reason: str, detail: str, request_id: str, headers: dict[str, str] | None = None
-) -> Response:
+def problem(status: int, reason: str, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
     """Return a problem+json answer (RFC 9457). Its `type` names the reason; `docs/reasons.md` explains each."""
     info = REASONS.get(reason)
     title = info.title if info is not None else reason.replace("_", " ").capitalize()

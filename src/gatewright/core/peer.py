@@ -45,7 +45,7 @@ def is_in(address: str, networks: Sequence[Network]) -> bool:
 
 
 def client_behind(forwarded_for: Sequence[str], peer: str, trusted: Sequence[Network]) -> str:
-    """Return the address of the client: the rightmost entry of X-Forwarded-For that no trusted proxy wrote about a proxy.
+    """Return the client's address: the rightmost entry of X-Forwarded-For that is not about a trusted proxy.
 
     The leftmost entry is whatever the client claimed, so the list is read from its right end (RFC 7239 section 8.1).
     """

@@ -1,9 +1,9 @@
 """How coroutines run here: an exchange is driven by hand where nothing but the network makes it wait.
 
-A coroutine per exchange reads top to bottom, but an asyncio Task around each costs about 5 us and a turn of the loop for
-every wake-up. So an exchange's coroutine is stepped directly by the callback that brings what it waits for (0.2 us a
-step). Where a plugin's hook is `async def`, the same coroutine runs in a real Task, because asyncio's own waits (sleep,
-timeout, locks) need one. This file is the only one that creates tasks.
+A coroutine per exchange reads top to bottom, but an asyncio Task around each costs microseconds and a turn of the loop
+for every wake-up. So an exchange's coroutine is stepped directly by the callback that brings what it waits for (0.8 us
+for an exchange). Where a plugin's hook is `async def`, the same coroutine runs in a real Task, because asyncio's own
+waits (sleep, timeout, locks) need one. This file is the only one that creates tasks.
 """
 
 import asyncio
@@ -104,9 +104,7 @@ class Run:
 _running: set[asyncio.Task[Any]] = set()
 
 
-def spawn(
-    coroutine: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], None] | None = None
-) -> asyncio.Task[T]:
+def spawn(coroutine: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], None] | None = None) -> asyncio.Task[T]:
     """Run `coroutine` in a Task that is kept alive until it ends; `done` is called with it then."""
     task = asyncio.get_running_loop().create_task(coroutine)
     _running.add(task)

@@ -1,9 +1,9 @@
 """Requests from bytes: the side of a connection that clients write. Knows no socket; `net.downstream` feeds it.
 
-Own code instead of a parser library, because the head must be checked by rules of our own anyway and its fields kept in
-wire form, and because clients repeat themselves: see `fields` for the two memos. `docs/life-of-a-request.md` has the
-numbers. httptools also cannot be paused between pipelined requests and takes only the methods that it knows; a test holds
-this codec against httptools and h11.
+Own code instead of a parser library, because the head must be checked by rules of our own anyway and its fields kept
+in wire form, and because clients repeat themselves: see `fields` for the memos. `docs/life-of-a-request.md` has the
+numbers. httptools also cannot be paused between pipelined requests and takes only the methods that it knows; a test
+holds this codec against httptools and h11.
 """
 
 import re
@@ -114,8 +114,8 @@ class RequestCodec(BodyReader):
     def next_request(self) -> Request | None:
         """Return the next request's head, or None when it is not complete yet.
 
-        `framing` tells whether more of its body is to be read, with `read_body`. Raises RequestError for what is malformed, ambiguous
-        or over the limits; the connection must not be read any further then.
+        `framing` tells whether more of its body is to be read, with `read_body`. Raises RequestError for what is
+        malformed, ambiguous or over the limits; the connection must not be read any further then.
         """
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned)
@@ -200,9 +200,7 @@ class RequestCodec(BodyReader):
         raise RequestError(Reason.REQUEST_LINE_TOO_LONG, f"The request line may have {self._limits.request_line} bytes")
 
     def _refuse_count(self) -> None:
-        raise RequestError(
-            Reason.TOO_MANY_HEADERS, f"A request may have {self._limits.header_count} header fields"
-        )
+        raise RequestError(Reason.TOO_MANY_HEADERS, f"A request may have {self._limits.header_count} header fields")
 
 
 def _other_method(method: bytes) -> str:

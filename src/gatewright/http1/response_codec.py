@@ -9,7 +9,15 @@ from gatewright.core.errors import Reason, RequestError, ResponseError
 from gatewright.core.headers import CONNECTION, CONTENT_LENGTH, RESPONSE_WRITTEN, TRANSFER_ENCODING, Field, Headers
 from gatewright.core.messages import Response
 from gatewright.http1.body import BodyReader, Framing
-from gatewright.http1.fields import Memo, as_response_error, connection_options, content_length, is_chunked, learn, lines
+from gatewright.http1.fields import (
+    Memo,
+    as_response_error,
+    connection_options,
+    content_length,
+    is_chunked,
+    learn,
+    lines,
+)
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _HEAD_BYTES = 64 * 1024
@@ -66,7 +74,8 @@ class ResponseCodec(BodyReader):
     def next_response(self) -> Response | None:
         """Return the next head (also an interim one, status below 200), or None when it is not complete yet.
 
-        `framing` tells whether more of its body is to be read. Raises ResponseError(upstream_malformed); the connection must not be used again then.
+        `framing` tells whether more of its body is to be read. Raises ResponseError(upstream_malformed); the connection
+        must not be used again then.
         """
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned)
@@ -105,7 +114,7 @@ class ResponseCodec(BodyReader):
         """Decide what ends the answer (RFC 9112 section 6.3) and whether the connection outlives it."""
         status = response.status
         length, chunked = response.content_length, response.chunked
-        if status == 204 or status == 304 or self.method == "HEAD":
+        if status in (204, 304) or self.method == "HEAD":
             if status == 204 and (chunked or length):
                 response.keep_alive = False  # a body that must not be there may follow all the same
         elif length != 0 or chunked:

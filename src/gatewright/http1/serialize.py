@@ -63,7 +63,11 @@ def response_head(response: Response, request_id: str, length: int | None, chunk
 
 def interim_head(status: int, phrase: bytes, fields: list[Field]) -> bytes:
     """Return an interim (1xx) answer."""
-    return status_line(status, phrase) + b"".join([field[2] for field in fields if not field[3] & RESPONSE_WRITTEN]) + b"\r\n"
+    return (
+        status_line(status, phrase)
+        + b"".join([field[2] for field in fields if not field[3] & RESPONSE_WRITTEN])
+        + b"\r\n"
+    )
 
 
 def tunnel_head(response: Response, request_id: str) -> bytes:

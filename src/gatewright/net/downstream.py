@@ -50,9 +50,7 @@ class Handler(Protocol):
     def handle(self, exchange: Exchange) -> None:
         """Answer `exchange` through its `downstream`."""
 
-    def refuse(
-        self, error: GatewayError, downstream: Downstream, peer: Peer, started: float
-    ) -> tuple[Response, str]:
+    def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
         """Return the answer to a request that could not be read, and its ID."""
 
     def client_gone(self, exchange: Exchange) -> None:
@@ -344,8 +342,8 @@ class ClientConnection(Endpoint):
     def _linger(self) -> None:
         """Close without losing the answer.
 
-        A close with unread bytes makes the kernel reset the connection, and a reset can overtake the answer; so only the
-        sending side is shut, and what still comes is thrown away for a while (as RFC 9112 section 9.6 advises).
+        A close with unread bytes makes the kernel reset the connection, and a reset can overtake the answer; so only
+        the sending side is shut, and what still comes is thrown away for a while (as RFC 9112 section 9.6 advises).
         """
         self.state = LINGER
         self._pipe = None

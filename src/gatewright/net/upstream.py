@@ -21,7 +21,6 @@ from gatewright.http1.response_codec import ResponseCodec
 from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
-
 _MAX_INTERIM = 32
 
 
@@ -368,13 +367,23 @@ def _as_answer_error(error: GatewayError) -> GatewayError:
 
 
 async def connect(
-    owner: Owner, clock: Clock, timers: Timers, host: str, port: int, tls: ssl.SSLContext | None, server_name: str | None
+    owner: Owner,
+    clock: Clock,
+    timers: Timers,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    server_name: str | None,
 ) -> TargetConnection:
     """Open a connection. Raises UpstreamError (connect_failed, dns_failed, tls_failed): the target has seen nothing."""
     loop = asyncio.get_running_loop()
     try:
         _, connection = await loop.create_connection(
-            lambda: TargetConnection(owner, clock, timers), host, port, ssl=tls, server_hostname=server_name if tls else None
+            lambda: TargetConnection(owner, clock, timers),
+            host,
+            port,
+            ssl=tls,
+            server_hostname=server_name if tls else None,
         )
     except ssl.SSLError as exc:
         raise UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", Retry.SAFE, str(exc)) from exc
@@ -383,4 +392,3 @@ async def connect(
             raise UpstreamError(Reason.DNS_FAILED, "The target's name was not found", Retry.SAFE, str(exc)) from exc
         raise UpstreamError(Reason.CONNECT_FAILED, "The target cannot be reached", Retry.SAFE, str(exc)) from exc
     return connection
-

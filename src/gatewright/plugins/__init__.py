@@ -1,1 +1,1 @@
-"""Plugins: one file each, holding configuration model, behaviour and documentation. `base` is the API, `chain` the order."""
+"""Plugins: one file each, with configuration model, behaviour and documentation. `base` is the API."""

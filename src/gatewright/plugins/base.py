@@ -1,7 +1,7 @@
 """The plugin API. The built-in plugins use it and nothing else; so do yours.
 
-A plugin is a class with a configuration model. It overrides the phases that it cares for, each as `def` (never waits) or
-`async def` (may do I/O), except `on_done` and the chunk hooks, which are always `def`:
+A plugin is a class with a configuration model. It overrides the phases that it cares for, each as `def` (never waits)
+or `async def` (may do I/O), except `on_done` and the chunk hooks, which are always `def`:
 
     on_request            the head is here; return a Response to answer at once
     on_upstream_request   before each attempt; `attempt.headers` are what the target will see
@@ -93,17 +93,17 @@ class Plugin(Generic[C]):
 
     # The phases. What a subclass does not override costs nothing: the chain leaves it out.
 
-    def on_request(self, exchange: Exchange) -> Response | None | Awaitable[Response | None]:
+    def on_request(self, exchange: Exchange) -> Response | Awaitable[Response | None] | None:
         """See or change the request; return a Response to answer without asking a target."""
 
-    def on_upstream_request(self, exchange: Exchange, attempt: UpstreamAttempt) -> None | Awaitable[None]:
+    def on_upstream_request(self, exchange: Exchange, attempt: UpstreamAttempt) -> Awaitable[None] | None:
         """See or change what this attempt sends."""
 
     async def around(self, exchange: Exchange, call: Call) -> Response:
         """Surround the upstream call: make it, or answer in its place."""
         return await call()
 
-    def on_response(self, exchange: Exchange, response: Response) -> None | Awaitable[None]:
+    def on_response(self, exchange: Exchange, response: Response) -> Awaitable[None] | None:
         """See or change the answer's head, and its body if it was asked for."""
 
     def on_request_chunk(self, exchange: Exchange, chunk: bytes) -> bytes:

@@ -105,5 +105,3 @@ def _write(method: Callable[[Headers, str, str], None], name: str, value: str) -
     if isinstance(template, str):
         return lambda headers, exchange: method(headers, name, template)
     return lambda headers, exchange: method(headers, name, template(exchange))
-
-

@@ -91,7 +91,8 @@ def _load_file(file: Path) -> Any:
         raise PluginLoadError(f"there is no file {file}")
     name = f"gatewright_plugin_{next(_loads)}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pydantic look their module up here
     try:

@@ -62,5 +62,3 @@ def _query_value(query: str | None, name: str) -> str:
         if unquote_plus(key) == name:
             return re.sub(r"[\x00-\x1f\x7f]", "", unquote_plus(value))
     return ""
-
-

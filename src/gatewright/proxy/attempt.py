@@ -132,5 +132,3 @@ def in_time(error: GatewayError, now: float, deadline: float, total: float) -> G
     if error.reason in (Reason.RESPONSE_TIMEOUT, Reason.CONNECT_TIMEOUT) and now >= deadline:
         return UpstreamError(Reason.TOTAL_TIMEOUT, f"No answer within {total:g} s, all tries included", Retry.NEVER)
     return error
-
-

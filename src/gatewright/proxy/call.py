@@ -20,7 +20,6 @@ from gatewright.upstream.retry import may_replay
 from gatewright.upstream.service import Service, is_failure
 from gatewright.upstream.target import Target
 
-
 _CLOSED = State.CLOSED
 
 

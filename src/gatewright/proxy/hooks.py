@@ -1,11 +1,11 @@
-"""Running a chain's hooks where a plain call is not enough: bodies that are buffered first, hooks that wait, filters."""
+"""Running a chain's hooks: their errors, bodies that are buffered first, hooks that wait, filters of streams."""
 
 import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gatewright.core.errors import GatewayError, Reason, RequestError, UpstreamError, Retry
+from gatewright.core.errors import GatewayError, Reason, RequestError, Retry, UpstreamError
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Field
 from gatewright.core.messages import Message, Response
@@ -138,7 +138,7 @@ def surround(plugins: tuple[AnyPlugin, ...], exchange: Exchange, call: Call) -> 
 
 async def _around(plugin: AnyPlugin, exchange: Exchange, call: Call) -> Response:
     try:
-        response = await plugin.around(exchange, call)
+        response: object = await plugin.around(exchange, call)
     except GatewayError:
         raise
     except Exception as exc:

@@ -78,9 +78,7 @@ class Proxy:
         run = exchange.run = Run()
         run.start(self._live(exchange, route, run, refusal), route.chain.needs_task)
 
-    def refuse(
-        self, error: GatewayError, downstream: Downstream, peer: Peer, started: float
-    ) -> tuple[Response, str]:
+    def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
         """Return the answer to a request that could not be read, and its ID; the exchange is over with it."""
         exchange = Exchange(Request("", "", None, 1, b"", Headers()), peer, downstream, started)
         response = self._refusal(exchange, error)

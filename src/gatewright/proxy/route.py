@@ -1,4 +1,4 @@
-"""A compiled route, and the snapshot of all of them that an exchange runs on. Built by `control.snapshot`, never changed."""
+"""A compiled route, and the snapshot of all of them. Built by `control.snapshot`, never changed."""
 
 import random
 from bisect import bisect
@@ -29,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What happens to the requests that a rule of the table matches. Exactly one of service, split and answer is set."""
+    """What happens to the requests that a rule matches. Exactly one of service, split and answer is set."""
 
     name: str | None
     chain: Chain

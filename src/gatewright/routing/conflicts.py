@@ -85,9 +85,7 @@ def _groups(members: list[_Placed]) -> Iterable[Sequence[_Placed]]:
     ]
 
 
-def _look_at_group(
-    host: str, group: Sequence[_Placed], found: dict[int, Conflict], shadows: _Shadows
-) -> None:
+def _look_at_group(host: str, group: Sequence[_Placed], found: dict[int, Conflict], shadows: _Shadows) -> None:
     first: dict[str, Rule[Any]] = {}  # by method: who takes it
     for (_, priority), equals in groupby(group, lambda item: (not item.rule.methods, item.rule.priority)):
         level: dict[str, Rule[Any]] = {}  # the same, of this priority

@@ -83,9 +83,7 @@ def parse(text: str) -> Pattern:
     if not text.startswith("/"):
         raise ValueError(f'the path {text!r} does not begin with "/" (or "~" for a regular expression)')
     if "?" in text or "#" in text:
-        raise ValueError(
-            f'the path {text!r} holds "?" or "#", where a path ends; match the query with `query`'
-        )
+        raise ValueError(f'the path {text!r} holds "?" or "#", where a path ends; match the query with `query`')
     segments: list[str | None] = []
     params: list[tuple[str, int]] = []
     rest: str | None = None
@@ -148,9 +146,7 @@ def _parameter(text: str, part: str, last: bool) -> str | None:
             raise ValueError(f'"*" may only end the path {text!r}; for one segment write {{name}}')
         return "rest..."
     if "*" in part:
-        raise ValueError(
-            f'"*" must be a segment of its own in the path {text!r}; or use a regular expression'
-        )
+        raise ValueError(f'"*" must be a segment of its own in the path {text!r}; or use a regular expression')
     if "{" not in part and "}" not in part:
         return None
     if not (part.startswith("{") and part.endswith("}")):

@@ -117,7 +117,6 @@ class _Entry(Generic[T]):
         params[self._rest] = "/".join(segments[self._rest_at :])
         return params
 
-
     def capture_rest(self, path: str) -> dict[str, str]:
         """Return the parameters where the rest is the only one."""
         return {self._rest or "": path[self._cut :]}

@@ -1,4 +1,4 @@
-"""The access log: one JSON line an exchange. Holds no header of the request, and no query value that may be a secret."""
+"""The access log: one JSON line an exchange, without headers and without query values that may be secrets."""
 
 from datetime import UTC, datetime
 from typing import Protocol
@@ -10,9 +10,34 @@ from gatewright.core.clock import Clock
 from gatewright.core.exchange import Exchange
 
 SECRET_PARAMETERS = frozenset(
-    "access_token api_key apikey assertion auth authorization client_secret code credential id_token jwt key passwd"
-    " password pwd refresh_token secret session sessionid sig signature token x-amz-credential x-amz-security-token"
-    " x-amz-signature x-goog-signature".split()
+    [
+        "access_token",
+        "api_key",
+        "apikey",
+        "assertion",
+        "auth",
+        "authorization",
+        "client_secret",
+        "code",
+        "credential",
+        "id_token",
+        "jwt",
+        "key",
+        "passwd",
+        "password",
+        "pwd",
+        "refresh_token",
+        "secret",
+        "session",
+        "sessionid",
+        "sig",
+        "signature",
+        "token",
+        "x-amz-credential",
+        "x-amz-security-token",
+        "x-amz-signature",
+        "x-goog-signature",
+    ]
 )
 _HIDDEN = "[redacted]"
 

@@ -52,7 +52,7 @@ class AsgiPool:
 
 
 class AsgiCall:
-    """One request to the application: what a connection is to an attempt. Sink of the request's body, source of the answer's."""
+    """One request to the application: what a connection is to an attempt. Sink and source of its bodies."""
 
     def __init__(self, app: App, state: dict[str, Any]) -> None:
         self._app = app

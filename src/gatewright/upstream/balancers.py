@@ -55,9 +55,7 @@ def unavailable(targets: Sequence[Target], now: float) -> ServiceUnavailable:
         if target.breaker is not None and target.healthy and not target.draining and target.weight > 0
     ]
     if waits:
-        return ServiceUnavailable(
-            Reason.CIRCUIT_OPEN, "The service fails too often to be asked now", min(waits)
-        )
+        return ServiceUnavailable(Reason.CIRCUIT_OPEN, "The service fails too often to be asked now", min(waits))
     return ServiceUnavailable(Reason.NO_HEALTHY_TARGET, "No target of the service is healthy", 1)
 
 
@@ -254,9 +252,7 @@ class Sticky:
         if exchange is None:
             return self._choice.pick(targets, None, now, tried)
         home = self._home(targets, exchange)
-        if home is not None and (
-            (home.usable(now) and home not in tried) or home in candidates(targets, now, tried)
-        ):
+        if home is not None and ((home.usable(now) and home not in tried) or home in candidates(targets, now, tried)):
             exchange.state.pop(SET_COOKIE, None)
             return home
         target = self._choice.pick(targets, exchange, now, tried)

@@ -94,7 +94,16 @@ async def fetch(
     try:
         async with asyncio.timeout(timeout):
             connection = await open_connection(OWNER)
-            connection.request(fetching, "GET", b"".join(head) + b"\r\n", b"", False, asyncio.get_running_loop().time(), timeout, timeout)
+            connection.request(
+                fetching,
+                "GET",
+                b"".join(head) + b"\r\n",
+                b"",
+                False,
+                asyncio.get_running_loop().time(),
+                timeout,
+                timeout,
+            )
             return await fetching.answer
     except TimeoutError:
         raise UpstreamError(Reason.RESPONSE_TIMEOUT, f"No answer within {timeout:g} s", Retry.NEVER) from None

@@ -48,9 +48,7 @@ class Outlier:
     def _may_eject(self, target: Target, now: float, targets: Sequence[Target]) -> bool:
         rotation = [other for other in targets if other.weight > 0 and not other.draining]
         ejected = sum(other.ejected_until > now for other in rotation)
-        others = sum(
-            other.healthy and other.ejected_until <= now and other is not target for other in rotation
-        )
+        others = sum(other.healthy and other.ejected_until <= now and other is not target for other in rotation)
         # 0.29 * 100 is 28.999…: the small term keeps a whole number whole.
         allowed = max(1, int(self.max_ejected * len(rotation) + 1e-9)) if self.max_ejected > 0 else 0
         return others > 0 and ejected < allowed

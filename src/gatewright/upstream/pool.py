@@ -1,7 +1,7 @@
 """The connections to one target: which of them serves the next attempt, and when a new one is opened.
 
 Decides synchronously, so it needs no lock. The most recently used connection is taken first: the others grow old and
-are retired. Connections watch themselves while idle (`net.upstream`), so a dead one is not here any more when asked for.
+are retired. Connections watch themselves while idle (`net.upstream`), so a dead one is gone when asked for.
 """
 
 import asyncio
@@ -87,7 +87,9 @@ class Pool:
         self.size = 0  # connections that are open
 
     def __repr__(self) -> str:
-        return f"<Pool open={self.size} idle={len(self._idle)} opening={len(self._opening)} waiting={len(self._waiting)}>"
+        return (
+            f"<Pool open={self.size} idle={len(self._idle)} opening={len(self._opening)} waiting={len(self._waiting)}>"
+        )
 
     @property
     def is_full(self) -> bool:
@@ -109,7 +111,7 @@ class Pool:
         return None
 
     def wait(self, run: Run, timeout: float) -> Ticket:
-        """Open a connection, or queue for one; it is handed to `run` within `timeout` seconds, or an UpstreamError is."""
+        """Open a connection, or queue for one: `run` gets it within `timeout` seconds, or an UpstreamError."""
         ticket = Ticket(self, run, timeout)
         self._waiting.append(ticket)
         self._timers.set(ticket, self._clock.now() + timeout)

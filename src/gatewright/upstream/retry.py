@@ -35,9 +35,7 @@ def check_condition(token: str) -> str:
         return token
     if len(token) == 3 and token.isascii() and token.isdigit() and token[0] in "45":
         return token
-    raise ValueError(
-        f"{token!r} is nothing to retry on: use connect_failure, reset, timeout or a status, 400 to 599"
-    )
+    raise ValueError(f"{token!r} is nothing to retry on: use connect_failure, reset, timeout or a status, 400 to 599")
 
 
 class RetryBudget:

@@ -65,9 +65,7 @@ class Target:
         if parts.username is not None:
             raise ValueError("a target's address holds no user or password: use the headers plugin")
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(
-                f"{url!r} is not a target's address: write http://host:port or https://host:port"
-            )
+            raise ValueError(f"{url!r} is not a target's address: write http://host:port or https://host:port")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(f"{url!r}: a target is a host and a port; use a route's rewrite to change paths")
         if any(char.isspace() or not char.isprintable() for char in url):
