@@ -5,6 +5,7 @@ another server.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from functools import cached_property
@@ -25,7 +26,6 @@ from gatewright.telemetry.access_log import AccessLog, NoLog
 from gatewright.telemetry.sink import LineSink
 
 _log = logging.getLogger("gatewright")
-_DRAIN_STEP = 0.05
 
 
 class ConfigurationError(Exception):
@@ -131,9 +131,10 @@ class Gateway:
         """Accept no more, give the exchanges under way `grace` seconds, then break what is left and end."""
         for listener in self.listeners:
             listener.close()
-        deadline = self._clock.now() + grace
-        while any(listener.connections for listener in self.listeners) and self._clock.now() < deadline:
-            await asyncio.sleep(_DRAIN_STEP)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                for listener in self.listeners:
+                    await listener.emptied.wait()
         for listener in self.listeners:
             if listener.connections:
                 _log.warning("%d connections were still busy after %g s", len(listener.connections), grace)

@@ -68,6 +68,9 @@ class Listening(Protocol):
     connections: "set[ClientConnection]"
     draining: bool
 
+    def forget(self, connection: "ClientConnection") -> None:
+        """The connection is gone."""
+
 
 class ClientConnection(Endpoint):
     """A connection from a client."""
@@ -391,7 +394,7 @@ class ClientConnection(Endpoint):
             self._closed = True
             self.state = CLOSED
             self._timers.set(self, NEVER)
-            self._shared.connections.discard(self)
+            self._shared.forget(self)
             self.transport.abort()
 
     # Ends
@@ -439,7 +442,7 @@ class ClientConnection(Endpoint):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._closed = True
-        self._shared.connections.discard(self)
+        self._shared.forget(self)
         self._timers.set(self, NEVER)
         state, self.state = self.state, CLOSED
         if state is TUNNEL:

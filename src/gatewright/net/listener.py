@@ -37,6 +37,7 @@ class Listener:
         self.trusted = trusted
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.emptied = asyncio.Event()  # draining, and the last connection is gone
         self._tls = tls
         self._server: asyncio.Server | None = None
 
@@ -57,10 +58,18 @@ class Listener:
     def close(self) -> None:
         """Accept no more; connections end as soon as no exchange is under way on them."""
         self.draining = True
+        if not self.connections:
+            self.emptied.set()
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
             connection.drain()
+
+    def forget(self, connection: ClientConnection) -> None:
+        """The connection is gone."""
+        self.connections.discard(connection)
+        if self.draining and not self.connections:
+            self.emptied.set()
 
     def abort(self) -> None:
         """Break what is left."""
