@@ -88,10 +88,8 @@ def codec_response() -> Operation:
     codec = ResponseCodec()
 
     def operation() -> None:
-        codec.expect("GET")
         codec.receive(_RESPONSE)
         codec.next_response()
-        codec.take_complete()
 
     return operation
 
@@ -99,7 +97,6 @@ def codec_response() -> Operation:
 def codec_response_head() -> Operation:
     """The head of that answer, written anew for the client."""
     codec = ResponseCodec()
-    codec.expect("GET")
     codec.receive(_RESPONSE)
     response = codec.next_response()
     assert response is not None
@@ -177,14 +174,14 @@ def pool_take_and_release() -> Operation:
 
     async def fill() -> None:  # filing the first deadline needs a running loop, moving it does not
         for _ in range(64):
-            pool.released(TargetConnection(pool, clock, timers))
+            pool.released(TargetConnection(pool, clock, timers), clock.now())
 
     asyncio.run(fill())
 
     def operation() -> None:
         connection = pool.take(clock.now())
         assert connection is not None
-        pool.released(connection)
+        pool.released(connection, clock.now())
 
     return operation
 

@@ -74,7 +74,7 @@ class Process:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **(env or {})},
                     start_new_session=True,
-                    preexec_fn=_prepare_child(core),  # noqa: PLW1509 - two system calls, no lock is taken
+                    preexec_fn=_prepare_child(core),
                 )
         except (OSError, subprocess.SubprocessError) as error:
             raise BenchmarkError(f"{name}: cannot start {command[0]}: {error}") from error

@@ -111,11 +111,17 @@ class Gateway:
                 await self.stop(grace=0)
                 reason = (error.strerror or str(error)).lower()
                 raise StartError(f"cannot listen on {config.bind} (listeners[{index}].bind): {reason}") from error
+            except StartError:
+                await self.stop(grace=0)
+                raise
             self.listeners.append(listener)
 
     def _listener(self, config: ListenerConfig, proxy: Proxy, limits: Limits) -> Listener:
-        tls = server_context(str(config.tls.cert), str(config.tls.key)) if config.tls is not None else None
         host, port = config.bind
+        try:
+            tls = server_context(str(config.tls.cert), str(config.tls.key)) if config.tls is not None else None
+        except OSError as error:  # ssl.SSLError is one
+            raise StartError(f"the certificate or key of the listener on {config.bind} is no good: {error}") from error
         return Listener(
             host,
             port,

@@ -7,6 +7,7 @@ head is written down and read by our codec, so the same rules hold for it.
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from gatewright.core.clock import Clock
 from gatewright.core.errors import GatewayError, Reason, RequestError
@@ -26,6 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _READ = Limits(request_line=64 * 1024, headers=256 * 1024, header_count=1000)
+_PATH_CHARS = "/-._~!$&'()*+,;=:@"
 _NOT_READ = frozenset({b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"te", b"expect"})
 
 
@@ -100,6 +102,7 @@ class _Client:
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._pipe: Pipe | None = None
+        self._announced: int | None = None  # the length of the body, in bytes
         self._done: Callable[[], None] | None = None
         self._exchange: Exchange | None = None
         self._aborted = False
@@ -116,8 +119,9 @@ class _Client:
         exchange.bytes_in = len(body)
         request = exchange.request
         if more:
+            self._announced = request.content_length
             self._pipe = request.content = Pipe(self, keep=True)
-            self._pipe.feed(body)
+            self._feed(self._pipe, body, True)
         else:
             request.content = body
             request.content_length = len(body)
@@ -155,11 +159,20 @@ class _Client:
             if pipe is not None:
                 if self._exchange is not None:
                     self._exchange.bytes_in += len(body)
-                if body:
-                    pipe.feed(body)
-                if not message.get("more_body", False):
-                    self._pipe = None
-                    pipe.end([])
+                self._feed(pipe, body, bool(message.get("more_body", False)))
+
+    def _feed(self, pipe: Pipe, body: bytes, more: bool) -> None:
+        """Pass a piece on. What is not as long as announced must reach no target: it would be read as two requests."""
+        total, length = pipe.total + len(body), self._announced
+        if length is not None and (total > length or not more) and total != length:
+            self._pipe = None
+            pipe.fail(RequestError(Reason.BAD_FRAMING, "The body is not as long as its Content-Length"))
+            return
+        if body:
+            pipe.feed(body)
+        if not more:
+            self._pipe = None
+            pipe.end([])
 
     def _gone(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -278,14 +291,15 @@ def _start(response: Response, request_id: str, length: int | None) -> Message:
 def _peer(scope: Scope) -> Peer:
     client = scope.get("client") or ("", 0)
     server = scope.get("server") or ("", 0)
-    return Peer(str(client[0]), int(client[1]), int(server[1] or 0), str(scope.get("scheme", "http")))
+    return Peer(str(client[0]), int(client[1] or 0), int(server[1] or 0), str(scope.get("scheme", "http")))
 
 
 def _read_request(scope: Scope) -> Request:
     """Return the request that a scope describes. Raises RequestError as our own codec does."""
-    path = scope.get("raw_path") or str(scope["path"]).encode()
-    root = str(scope.get("root_path", "")).encode()
-    if root and path.startswith(root):  # mounted: the application's paths begin behind the mount point
+    # `path` is decoded: only escaped again it cannot end the request line early.
+    path = scope.get("raw_path") or quote(str(scope["path"]), _PATH_CHARS).encode()
+    root = quote(str(scope.get("root_path", "")), _PATH_CHARS).encode().rstrip(b"/")
+    if path == root or path.startswith(root + b"/"):  # mounted: the application's paths begin behind the mount point
         path = path[len(root) :] or b"/"
     query = scope.get("query_string", b"")
     target = path + (b"?" + query if query else b"")
@@ -293,9 +307,12 @@ def _read_request(scope: Scope) -> Request:
     if not any(name.lower() == b"host" for name, _ in fields):
         server = scope.get("server") or ("localhost", None)
         fields.append((b"host", str(server[0]).encode()))
+    head = str(scope["method"]).encode() + b" " + target + b" HTTP/1.1\r\n"
+    head += b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+    if head.count(b"\n") != len(fields) + 1:
+        raise RequestError(Reason.MALFORMED_REQUEST, "The request's head holds a line break where none may be")
     codec = RequestCodec(_READ)
-    head = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
-    codec.receive(str(scope["method"]).encode() + b" " + target + b" HTTP/1.1\r\n" + head + b"\r\n")
+    codec.receive(head + b"\r\n")
     request = codec.next_request()
     if request is None:
         raise RequestError(Reason.MALFORMED_REQUEST, "The request's head is not complete")

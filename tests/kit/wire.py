@@ -216,6 +216,12 @@ class Target:
         """All bytes that came on all connections."""
         return b"".join(session.received for session in self.sessions)
 
+    def join(self) -> None:
+        """Wait until the script of every connection so far has ended."""
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive(), "a target's script did not end"
+
     def _accept(self) -> None:
         while True:
             try:

@@ -69,7 +69,7 @@ def routes(
     config: ConfigFile = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """List the routes in the order in which they are tried."""
+    """List the routes, and what happens to what they match."""
     loaded = _load(config)
     assert loaded.config is not None
     print_routes(loaded.config, as_json)

@@ -12,6 +12,7 @@ import uvloop
 
 from gatewright.app import Gateway, StartError
 from gatewright.control.models import GatewayConfig
+from gatewright.core.tasks import spawn
 
 _FILES = 65536
 _GRACE = 30.0
@@ -41,11 +42,12 @@ async def _serve(gateway: Gateway) -> int:
         print(f"gatewright: listening on {listener.url}", file=sys.stderr, flush=True)
     await told.get()
     print("gatewright: finishing what is under way; signal again to stop at once", file=sys.stderr, flush=True)
-    stopping = asyncio.ensure_future(gateway.stop(_GRACE))
-    again = asyncio.ensure_future(told.get())
+    stopping, again = spawn(gateway.stop(_GRACE)), spawn(told.get())
     await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
     again.cancel()
-    if not stopping.done():
+    if stopping.done():
+        stopping.result()
+    else:
         stopping.cancel()
         await gateway.stop(0)
     return 0

@@ -20,7 +20,7 @@ from gatewright.core.clock import Clock, SystemClock
 from gatewright.core.exchange import Exchange
 from gatewright.core.messages import Response
 from gatewright.net.timers import Timers
-from gatewright.net.tls import TargetTls, client_context
+from gatewright.net.tls import TargetTls, client_context, server_context
 from gatewright.net.upstream import connect
 from gatewright.plugins import registry
 from gatewright.plugins.base import AnyPlugin
@@ -253,6 +253,12 @@ def _respond(config: RespondConfig | None) -> Callable[[Exchange], Response]:
 
 
 def try_build(config: GatewayConfig, base_dir: Path) -> None:
-    """Build `config` and throw it away. Raises SnapshotError as `build` does."""
+    """Build `config` and throw it away. Raises SnapshotError as `build` does, and for a listener's certificate."""
+    for index, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            try:
+                server_context(str(listener.tls.cert), str(listener.tls.key))
+            except OSError as error:  # ssl.SSLError is one
+                raise SnapshotError(f"listeners[{index}].tls: {error}") from error
     clock = SystemClock()
     build(config, base_dir, clock, Timers(clock))

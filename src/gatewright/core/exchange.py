@@ -8,11 +8,10 @@ import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gatewright.core.errors import REASONS, Reason
+from gatewright.core.errors import REASONS, GatewayError, Reason
 from gatewright.core.headers import FORWARDING, REQUEST_ID, Field
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer, client_behind
-from gatewright.core.tasks import Run
 
 _random_bits = random.getrandbits  # unique, not secret: os.urandom would cost a system call of 0.6 us
 _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:+/=@")
@@ -37,6 +36,13 @@ class Downstream(Protocol):
 
     def abort(self, exchange: "Exchange") -> None:
         """Break the connection so that what was sent cannot be taken for a complete answer."""
+
+
+class Driver(Protocol):
+    """What moves an exchange on: its Run, or its only attempt."""
+
+    def fail(self, error: GatewayError) -> None:
+        """End the exchange with `error`."""
 
 
 class Consumer:
@@ -89,7 +95,7 @@ class Exchange:
         self.peer = peer
         self.downstream = downstream
         self.started = started
-        self.run: Run | None = None  # what drives it; set by the proxy
+        self.run: Driver | None = None  # what drives it; set by the proxy
         self.response: Response | None = None
         self.route: str | None = None
         self.params: dict[str, str] = _NO_PARAMS
@@ -170,7 +176,7 @@ def problem(status: int, reason: str, detail: str, request_id: str, headers: dic
         "request_id": request_id,
     }
     error = info.proxy_status if info is not None and info.proxy_status else "http_request_denied"
-    fields = {"content-type": PROBLEM, "proxy-status": f'gatewright; error={error}; details="{reason}"'}
+    fields = {"Content-Type": PROBLEM, "Proxy-Status": f'gatewright; error={error}; details="{reason}"'}
     if headers:
         fields.update(headers)
     return Response(status, fields, json.dumps(body).encode())

@@ -125,6 +125,9 @@ class Pipe:
             return
         self.ended = True
         self.trailers = trailers
+        if self._paused:  # the last piece was one too many; a source that has given all must still hear of its peer
+            self._paused = False
+            self._source.resume()
         if self.sink is not None:
             self.sink.end(trailers)
         self._tell()

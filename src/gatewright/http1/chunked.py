@@ -4,7 +4,7 @@ import re
 from enum import Enum
 
 from gatewright.core.errors import Reason, RequestError
-from gatewright.core.headers import CONNECTION, CONTENT_LENGTH, HOP, HOST, TRANSFER_ENCODING, Field
+from gatewright.core.headers import REQUEST_WRITTEN, Field
 from gatewright.http1.fields import learn, lines
 
 _SIZE_LINE_BYTES = 256
@@ -14,8 +14,9 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])
 _SIZE_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t ]*" + _TOKEN + rb"(?:[\t ]*=[\t ]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*"
 )
-# Fields that would change the meaning of a message after the fact (RFC 9110 section 6.5.1) are left out of trailers.
-_NO_TRAILER = CONTENT_LENGTH | TRANSFER_ENCODING | HOST | CONNECTION | HOP
+# Fields that would change the meaning of a message after the fact (RFC 9110 section 6.5.1) are left out of trailers, as
+# are those that only the gateway may say: some targets take trailers for more header fields.
+_NO_TRAILER = REQUEST_WRITTEN
 
 
 class Part(Enum):

@@ -7,33 +7,45 @@ shared by all connections; a peer that floods them with new lines only makes eve
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Generic, TypeVar
 
 from gatewright.core.errors import GatewayError, Reason, RequestError
 from gatewright.core.headers import CONNECTION, CONTENT_LENGTH, HOST, TOKEN, TRANSFER_ENCODING, Field, Headers, mark_of
 from gatewright.core.target import is_valid_host
 
+BARE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # a CR or LF that is not part of a CRLF; a last CR may become one
 _LINE = re.compile(rb"(" + TOKEN + rb"):[\t ]*([\t\x20-\x7e\x80-\xff]*)")
 
 V = TypeVar("V")
 
 
 class Memo(dict[bytes, V], Generic[V]):
-    """A bounded dictionary from bytes: emptied when full, which is cheaper than keeping an order."""
+    """A bounded dictionary from bytes: emptied when full, which is cheaper than keeping an order.
+
+    A key is kept when it comes for the second time, so that what never comes again (a trace's ID, a date) does not
+    push out what does.
+    """
 
     def __init__(self, entries: int, key_bytes: int) -> None:
         """Keep at most `entries`, none with a key of more than `key_bytes`."""
         super().__init__()
         self._entries = entries
         self._key_bytes = key_bytes
+        self._seen: set[int] = set()  # hashes of keys that came once
 
     def put(self, key: bytes, value: V) -> V:
-        """Remember `value`, and return it."""
-        if len(key) <= self._key_bytes:
-            if len(self) >= self._entries:
-                self.clear()
-            self[key] = value
+        """Remember `value` if its key has come before, and return it."""
+        if len(key) > self._key_bytes:
+            return value
+        if (mark := hash(key)) not in self._seen:
+            if len(self._seen) >= 4 * self._entries:
+                self._seen.clear()
+            self._seen.add(mark)
+            return value
+        if len(self) >= self._entries:
+            self.clear()
+        self[key] = value
         return value
 
 
@@ -98,15 +110,22 @@ def is_chunked(fields: Iterable[Field], marks: int, version: int) -> bool:
     return True
 
 
-def connection_options(headers: Headers) -> set[bytes]:
+NO_OPTIONS: Set[bytes] = frozenset()
+_USUAL_OPTIONS = {
+    value: frozenset({value.lower()})
+    for value in (b"keep-alive", b"close", b"Keep-Alive", b"Close", b"Upgrade", b"upgrade")
+}
+
+
+def connection_options(headers: Headers) -> Set[bytes]:
     """Return the options of the Connection fields, in lower case, and take the fields that they name out of `headers`.
 
     Host and the framing fields stay: naming them would let a client change what the message says.
     """
-    options: set[bytes] = set()
-    for field in headers.fields:
-        if field[3] == CONNECTION:
-            options.update(option.strip(b" \t").lower() for option in field[1].split(b","))
+    values = [field[1] for field in headers.fields if field[3] == CONNECTION]
+    if len(values) == 1 and (usual := _USUAL_OPTIONS.get(values[0])) is not None:
+        return usual
+    options = {option.strip(b" \t").lower() for value in values for option in value.split(b",")}
     named = options - {b"close", b"keep-alive", b"upgrade", b"te", b""}
     if named:
         keep = HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION

@@ -25,7 +25,16 @@ from gatewright.core.limits import Limits
 from gatewright.core.messages import Request
 from gatewright.core.target import Target, parse_target
 from gatewright.http1.body import BodyReader
-from gatewright.http1.fields import Memo, connection_options, content_length, is_chunked, learn, lines
+from gatewright.http1.fields import (
+    BARE_END,
+    NO_OPTIONS,
+    Memo,
+    connection_options,
+    content_length,
+    is_chunked,
+    learn,
+    lines,
+)
 
 _METHODS = {
     name.encode(): name
@@ -33,7 +42,7 @@ _METHODS = {
 }
 _TOKEN = re.compile(TOKEN)
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_BARE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 _FIRST = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r")
 _SPECIAL = CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | UPGRADE | EXPECT
 
@@ -44,6 +53,7 @@ class Block:
     __slots__ = (
         "chunked",
         "content_length",
+        "count",
         "expects_continue",
         "fields",
         "host",
@@ -68,7 +78,7 @@ class Block:
                 hosts.append(field[1])
         if len(hosts) != 1 and (hosts or version):
             raise RequestError(Reason.INVALID_HOST, "There must be exactly one Host field")
-        self.fields = fields
+        self.count = len(fields)  # as sent; `fields` loses those that Connection names
         self.marks = marks
         self.host = hosts[0] if hosts else b""
         self.special = bool(marks & _SPECIAL) or not version
@@ -77,7 +87,7 @@ class Block:
         self.expects_continue = False
         self.upgrade: bytes | None = None
         headers = Headers(fields, marks)
-        options = connection_options(headers) if marks & CONNECTION else set()
+        options = connection_options(headers) if marks & CONNECTION else NO_OPTIONS
         self.fields = headers.fields
         self.wire = headers.join(REQUEST_WRITTEN)
         self.keep_alive = b"close" not in options and (version > 0 or b"keep-alive" in options)
@@ -119,8 +129,8 @@ class RequestCodec(BodyReader):
         """
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned)
-        while buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a request
-            buffer = self.buffer = buffer[2:]
+        if buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a request
+            buffer = self.buffer = _EMPTY_LINES.sub(b"", buffer)
             self._scanned = 0
             end = buffer.find(b"\r\n\r\n")
         limits = self._limits
@@ -145,7 +155,7 @@ class RequestCodec(BodyReader):
         block = _blocks.get(block_bytes) if version else None
         if block is None:
             block = self._learn_block(block_bytes, version)
-        if len(block.fields) > limits.header_count:
+        if block.count > limits.header_count:
             self._refuse_count()
         target = _targets.get(raw_target)
         if target is None:
@@ -185,7 +195,7 @@ class RequestCodec(BodyReader):
         limits = self._limits
         if buffer[0] not in _FIRST:
             raise RequestError(Reason.MALFORMED_REQUEST, "This is not an HTTP request")
-        if _BARE_END.search(buffer, max(0, self._scanned - 1)):
+        if BARE_END.search(buffer, max(0, self._scanned - 1)):
             raise RequestError(Reason.MALFORMED_REQUEST, "A line is not ended by CRLF")
         self._scanned = max(0, len(buffer) - 3)
         if len(buffer) > limits.request_line + 2 and buffer.find(b"\r\n", 0, limits.request_line + 2) < 0:

@@ -10,6 +10,8 @@ from gatewright.core.headers import CONNECTION, CONTENT_LENGTH, RESPONSE_WRITTEN
 from gatewright.core.messages import Response
 from gatewright.http1.body import BodyReader, Framing
 from gatewright.http1.fields import (
+    BARE_END,
+    NO_OPTIONS,
     Memo,
     as_response_error,
     connection_options,
@@ -27,7 +29,18 @@ _FIELD_COUNT = 256
 class Head:
     """The head of an answer, checked, and what it says about the message whatever was asked."""
 
-    __slots__ = ("chunked", "content_length", "fields", "keep_alive", "marks", "phrase", "status", "version", "wire")
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "fields",
+        "has_body",
+        "keep_alive",
+        "marks",
+        "phrase",
+        "status",
+        "version",
+        "wire",
+    )
 
     def __init__(self, head: bytes) -> None:
         """Raises RequestError for what RFC 9110 and 9112 do not allow; the codec turns it into a ResponseError."""
@@ -47,12 +60,13 @@ class Head:
             fields.append(field)
             marks |= field[3]
         headers = Headers(fields, marks)
-        options = connection_options(headers) if marks & CONNECTION else set()
+        options = connection_options(headers) if marks & CONNECTION else NO_OPTIONS
         self.keep_alive = b"close" not in options and (self.version == 1 or b"keep-alive" in options)
         self.chunked = bool(marks & TRANSFER_ENCODING) and is_chunked(fields, marks, self.version)
         self.content_length = content_length(fields) if marks & CONTENT_LENGTH else None
         if self.status < 200 and marks & (CONTENT_LENGTH | TRANSFER_ENCODING):
             raise RequestError(Reason.BAD_FRAMING, "An interim answer announces a body")
+        self.has_body = self.status >= 200 and self.status not in (204, 304)
         self.fields = headers.fields
         self.wire = headers.join(RESPONSE_WRITTEN)
         self.marks = marks
@@ -95,12 +109,14 @@ class ResponseCodec(BodyReader):
             head.status, head.phrase, head.version, Headers(head.fields, head.marks, head.wire)
         )
         response.keep_alive = head.keep_alive
-        if head.content_length is not None:
-            response.content_length = head.content_length
-        elif head.chunked:
-            response.chunked = True
+        length = response.content_length = head.content_length
+        response.chunked = head.chunked
         if head.status >= 200:
-            self._frame(response)
+            if head.has_body and length is not None and len(self.buffer) >= length and self.method != "HEAD":
+                response.content = self.buffer[:length]  # the usual answer: all of it came at once
+                self.buffer = self.buffer[length:]
+            else:
+                self._frame(response)
         return response
 
     def _check_partial(self, buffer: bytes) -> None:
@@ -108,6 +124,8 @@ class ResponseCodec(BodyReader):
             raise ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer has too large a head")
         if not buffer.startswith(b"HTTP/1."[: len(buffer)]):
             raise ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer is not valid HTTP", "not HTTP/1")
+        if BARE_END.search(buffer, max(0, self._scanned - 1)):  # else a head without CRLF would be waited for in vain
+            raise ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer is not valid HTTP", "a bare CR or LF")
         self._scanned = max(0, len(buffer) - 3)
 
     def _frame(self, response: Response) -> None:
@@ -118,10 +136,6 @@ class ResponseCodec(BodyReader):
             if status == 204 and (chunked or length):
                 response.keep_alive = False  # a body that must not be there may follow all the same
         elif length != 0 or chunked:
-            if length is not None and len(self.buffer) >= length:
-                response.content = self.buffer[:length]
-                self.buffer = self.buffer[length:]
-                return
             if length is None and not chunked:
                 response.keep_alive = False
             self._open(length, chunked)

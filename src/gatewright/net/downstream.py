@@ -19,13 +19,13 @@ from gatewright.core.streams import Pipe
 from gatewright.http1.body import Framing
 from gatewright.http1.chunked import encode_chunk, encode_end
 from gatewright.http1.request_codec import RequestCodec
-from gatewright.http1.serialize import interim_head, response_head, tunnel_head
+from gatewright.http1.serialize import complete_answer, interim_head, response_head, tunnel_head
 from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
 _PIPELINE_BYTES = 64 * 1024
 _LINGER_SECONDS = 2.0
-_LINGER_BYTES = 1024 * 1024
+_LINGER_BYTES = 64 * 1024 * 1024  # many clients read no answer before they have sent all
 
 
 class State(Enum):
@@ -89,6 +89,7 @@ class ClientConnection(Endpoint):
         "_pipe",
         "_shared",
         "_timers",
+        "_unsent",
         "peer",
         "state",
     )
@@ -107,6 +108,7 @@ class ClientConnection(Endpoint):
         self._chunked = False
         self._first_byte = 0.0
         self._lingered = 0
+        self._unsent = 0  # bytes of answers that had not gone out when the last deadline was set
         self._advancing = False
         self.state = IDLE
         self.peer: Peer
@@ -170,7 +172,8 @@ class ClientConnection(Endpoint):
                     self._refuse(error)
                     break
                 if request is None:
-                    self._wait_for_head()
+                    if self._codec.buffer:  # else it was but an empty line
+                        self._wait_for_head()
                     break
                 self._begin(request)
         finally:
@@ -214,6 +217,8 @@ class ClientConnection(Endpoint):
             if self._exchange is not None:
                 self._exchange.bytes_in += len(data)
             pipe.feed(data)
+            if self._pipe is not pipe:
+                return  # these bytes ended the exchange (a limit): the connection lingers, with a deadline of its own
         if codec.framing is FRAMED_HEAD:
             trailers, codec.trailers = codec.trailers, []
             self._pipe = None
@@ -229,10 +234,11 @@ class ClientConnection(Endpoint):
             self._timers.set(self, self._clock.now() + self._limits.body_timeout)
 
     def pause(self) -> None:
-        """Stop reading from the client: its time stands still."""
+        """Stop reading from the client: its time for the body stands still, that for its answer does not."""
         super().pause()
         if self._pipe is not None:
             self.deadline = NEVER
+            self.congestion_changed()
 
     def _refuse(self, error: RequestError) -> None:
         """Answer what cannot be read, and read no further: where this request ends is not known."""
@@ -256,14 +262,16 @@ class ClientConnection(Endpoint):
         if type(content) is bytes:
             if content and not bare and not self._close_after and request.version:
                 # The usual answer: complete, on a connection that stays.
-                length = exchange.bytes_out = len(content)
+                exchange.bytes_out = len(content)
                 exchange.status = response.status
-                self.transport.write(response_head(response, exchange.id, length, False, b"") + content)
+                self.transport.write(complete_answer(response, exchange.id, content))
                 self._complete()
                 return True
             length = response.content_length if bare and response.from_target else len(content)
         else:
             length = response.content_length
+            if bare:
+                content = b""  # a plugin has made it an answer without a body: the stream ends with its attempt
         if response.status == 204:
             length = None
         self._chunked = not bare and length is None
@@ -329,14 +337,18 @@ class ClientConnection(Endpoint):
             pipe.detach()
             self._linger()
         elif self._close_after:
-            self._timers.set(self, NEVER)
-            if self._codec.buffer:
-                self._linger()
+            if self._codec.buffer or self._codec.framing is not FRAMED_HEAD:
+                self._linger()  # the client has sent more, or is in the middle of a body that is not read any more
             else:
+                self.state = LINGER
+                self._unsent = self.transport.get_write_buffer_size()
+                self._timers.set(self, self._clock.now() + self._limits.write_timeout if self._unsent else NEVER)
                 self.transport.close()
         else:
             self.state = IDLE
-            self._timers.set(self, self._clock.now() + self._limits.keepalive_timeout)
+            self.deadline = deadline = self._clock.now() + self._limits.keepalive_timeout
+            if deadline < self.filed:
+                self._timers.file(self)
             if not self._reading:
                 self.resume()
             if self._codec.buffer:
@@ -357,6 +369,7 @@ class ClientConnection(Endpoint):
             self.transport.close()
         if not self._reading:
             self.resume()
+        self._unsent = self.transport.get_write_buffer_size()
         self._timers.set(self, self._clock.now() + _LINGER_SECONDS)
 
     def inform(self, exchange: Exchange, status: int, phrase: bytes, fields: list[Field]) -> None:
@@ -378,12 +391,20 @@ class ClientConnection(Endpoint):
         self.transport.write(tunnel_head(response, exchange.id))
         self.state = TUNNEL
         self._done = done
-        self.join(upstream, self._call_done)
-        if not self._reading and not upstream.congested:
-            self.resume()
+        self.join(upstream, lambda: self._tunnel_over(exchange, upstream))
+
+    def take_early(self) -> bytes:
+        """Return what the client has sent behind the request that opens the tunnel, once."""
         early, self._codec.buffer = self._codec.buffer, b""
-        if early:
-            self.carry(early)
+        return early
+
+    def _tunnel_over(self, exchange: Exchange, upstream: Endpoint) -> None:
+        """One side is gone. A client that does not take the rest has `write_timeout` seconds."""
+        exchange.bytes_in, exchange.bytes_out = self.tunnelled, upstream.tunnelled
+        if not self._closed:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._timers.set(self, self._clock.now() + self._limits.write_timeout)
+        self._call_done()
 
     def abort(self, exchange: Exchange) -> None:
         """Break the connection so that what was sent cannot be taken for a complete answer."""
@@ -401,7 +422,8 @@ class ClientConnection(Endpoint):
 
     def congestion_changed(self) -> None:
         """A client that does not read its answer has `write_timeout` seconds."""
-        if self.state is BUSY and self._pipe is None:
+        if self.state is BUSY and (self._pipe is None or not self._reading):
+            self._unsent = self.transport.get_write_buffer_size()
             self._timers.set(self, self._clock.now() + self._limits.write_timeout if self.congested else NEVER)
         elif self.state is IDLE and not self.congested:
             self.resume()
@@ -412,15 +434,24 @@ class ClientConnection(Endpoint):
         if self.state is HEAD:
             seconds = self._limits.header_timeout
             self._refuse(RequestError(Reason.HEADER_TIMEOUT, f"The request's head took over {seconds:g} s"))
-        elif self.state is BUSY and self._pipe is not None:
+        elif self.state is BUSY and self._pipe is not None and self._reading:
             pipe, self._pipe = self._pipe, None
             self._close_after = True
             seconds = self._limits.body_timeout
             pipe.fail(RequestError(Reason.BODY_TIMEOUT, f"The request's body paused for over {seconds:g} s"))
-        elif self.state is IDLE:
-            self.transport.close()
-        else:
-            self.transport.abort()
+        elif not self._takes_its_answer():
+            if self.state is IDLE and not self._unsent:
+                self.transport.close()
+            else:
+                self.transport.abort()
+
+    def _takes_its_answer(self) -> bool:
+        """Give a client that has taken some of its answer since the last deadline another one."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not 0 < self._unsent < before:
+            return False
+        self._timers.set(self, self._clock.now() + self._limits.write_timeout)
+        return True
 
     def drain(self) -> None:
         """Close as soon as no exchange is under way."""

@@ -38,9 +38,10 @@ class Timers:
         """Give `item` a new deadline (NEVER: none)."""
         item.deadline = deadline
         if deadline < item.filed:
-            self._file(item)
+            self.file(item)
 
-    def _file(self, item: Expiring) -> None:
+    def file(self, item: Expiring) -> None:
+        """File `item` under its deadline; `set` does when that is earlier than `filed`, and so do hot paths."""
         number = int(item.deadline / RESOLUTION) + 1
         item.filed = number * RESOLUTION
         bucket = self._buckets.get(number)
@@ -78,11 +79,13 @@ class Timers:
                     item.deadline = NEVER
                     item.on_deadline()
                 elif item.deadline != NEVER:
-                    self._file(item)
+                    self.file(item)
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, until the next `set`."""
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
+        self._next = NEVER
         self._buckets.clear()
         self._order.clear()

@@ -15,6 +15,7 @@ class Endpoint(asyncio.Protocol):
 
     __slots__ = (
         "_closed",
+        "_eof",
         "_other",
         "_reading",
         "_tunnel_done",
@@ -36,6 +37,7 @@ class Endpoint(asyncio.Protocol):
         self._reading = True
         self._closed = False
         self._other: Endpoint | None = None  # the far end of a tunnel
+        self._eof = False  # in a tunnel: the peer sends no more
         self._tunnel_done: Callable[[], None] | None = None
         self.tunnelled = 0  # bytes that came from this side
 
@@ -76,10 +78,20 @@ class Endpoint(asyncio.Protocol):
         """Carry bytes between this side and `other` until either ends; `done` is called once, then."""
         self._other, other._other = other, self
         self._tunnel_done = done
-        if self.congested:
-            other.pause()
-        if other.congested:
-            self.pause()
+        if other._closed:
+            other.tunnel_lost()
+            return
+        for side, far in ((self, other), (other, self)):
+            if early := side.take_early():
+                side.carry(early)
+            if far.congested:
+                side.pause()
+            else:
+                side.resume()
+
+    def take_early(self) -> bytes:
+        """Return what the peer has sent for the tunnel before it stood, once."""
+        return b""
 
     def carry(self, data: bytes) -> None:
         """Pass bytes of this side's peer to the other side."""
@@ -90,9 +102,15 @@ class Endpoint(asyncio.Protocol):
     def tunnel_eof(self) -> None:
         """This side's peer will send no more: tell the other side's peer, and keep carrying its bytes."""
         other = self._other
-        if other is not None and not other._closed and other.transport.can_write_eof():
+        self._eof = True
+        if other is None or other._closed:
+            return
+        if other._eof:  # neither side will send any more
+            self.transport.close()
+            other.transport.close()
+        elif other.transport.can_write_eof():
             other.transport.write_eof()
-        elif other is not None:
+        else:
             other.transport.close()
 
     def tunnel_lost(self) -> None:

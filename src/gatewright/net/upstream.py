@@ -112,10 +112,6 @@ class TargetConnection(Endpoint):
         """The connection stands."""
         self.transport = transport
 
-    def rest(self, until: float) -> None:
-        """Lie idle in the pool, until `until` at most."""
-        self._timers.set(self, until)
-
     def request(
         self,
         user: User,
@@ -139,7 +135,9 @@ class TargetConnection(Endpoint):
         self._idle = idle
         self.served += 1
         self._codec.method = method
-        self._timers.set(self, now + response_timeout)
+        self.deadline = deadline = now + response_timeout
+        if deadline < self.filed:
+            self._timers.file(self)
         if type(content) is bytes:
             self.transport.write(head + content if content else head)
         else:
@@ -164,6 +162,8 @@ class TargetConnection(Endpoint):
         """The body is complete."""
         if self._chunked and self._sending and not self._closed:
             self.transport.write(encode_end(trailers))
+        if self.state is WAITING:
+            self._timers.set(self, self._clock.now() + self._wait)
         self._sending = False
 
     def broken(self, error: GatewayError) -> None:
@@ -203,6 +203,7 @@ class TargetConnection(Endpoint):
             if response.status == 101:
                 self.state = TUNNEL
                 self._timers.set(self, NEVER)
+                self.pause()  # what follows is the tunnel's: `join` reads on
                 user.on_response(response)
                 return
             if response.status >= 200:
@@ -222,11 +223,13 @@ class TargetConnection(Endpoint):
         pipe = self._pipe = Pipe(self)
         response.content = pipe
         self.state = BODY
-        self._timers.set(self, self._clock.now() + self._idle)
+        if self._reading:
+            self._timers.set(self, self._clock.now() + self._idle)
         self._read_body()
         if pipe.ended and not pipe.trailers:
             response.content = pipe.take()
-        self._user = None  # from here on a failure is told through the pipe
+        if self._user is user:  # else the body is here, and the connection may serve another's request already
+            self._user = None  # from here on a failure is told through the pipe
         user.on_response(response)
 
     def _read_body(self) -> None:
@@ -241,7 +244,7 @@ class TargetConnection(Endpoint):
             self._pipe = None
             self._release()
             pipe.end(trailers)
-        elif self.state is BODY:
+        elif self.state is BODY and self._reading:
             self._timers.set(self, self._clock.now() + self._idle)
 
     def _release(self) -> None:
@@ -272,6 +275,10 @@ class TargetConnection(Endpoint):
     def on_deadline(self) -> None:
         """The target was silent for too long."""
         if self.state is WAITING:
+            if self._sending and not self.congested:
+                # It is the client that is slow: its own time for the body runs, not the target's.
+                self._timers.set(self, self._clock.now() + self._wait)
+                return
             detail = f"The target did not answer within {self._wait:g} s"
             self._fail(UpstreamError(Reason.RESPONSE_TIMEOUT, detail, Retry.IDEMPOTENT))
         elif self.state is BODY:
@@ -280,12 +287,17 @@ class TargetConnection(Endpoint):
         else:
             self._close()
 
+    def take_early(self) -> bytes:
+        """Return what came behind the head that opened the tunnel, once."""
+        early, self._codec.buffer = self._codec.buffer, b""
+        return early
+
     def eof_received(self) -> bool:
         """The target sends no more. An answer that lasts until then is complete."""
         if self.state is TUNNEL:
             self.tunnel_eof()
             return True
-        self._ended(None)
+        self._on_end(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -296,10 +308,10 @@ class TargetConnection(Endpoint):
             self.tunnel_lost()
             self._owner.lost(self)
             return
-        self._ended(exc)
+        self._on_end(exc)
         self._close()
 
-    def _ended(self, exc: Exception | None) -> None:
+    def _on_end(self, exc: Exception | None) -> None:
         pipe = self._pipe
         if self.state is BODY and pipe is not None:
             try:
@@ -317,7 +329,8 @@ class TargetConnection(Endpoint):
             detail = "The target closed the connection without an answer"
             reset = UpstreamError(Reason.UPSTREAM_RESET, detail, Retry.IDEMPOTENT, str(exc or "connection closed"))
             reset.reused = self.served > 1 and not self._heard
-            self._fail(reset)
+            # With TLS 1.3 a target refuses the gateway's certificate only after the handshake.
+            self._fail(_tls_failed(exc, Retry.NEVER) if isinstance(exc, ssl.SSLError) else reset)
         elif self.state is IDLE:
             self._close()
 
@@ -366,6 +379,10 @@ def _as_answer_error(error: GatewayError) -> GatewayError:
     return ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer is not valid HTTP", error.detail)
 
 
+def _tls_failed(exc: ssl.SSLError, retry: Retry) -> UpstreamError:
+    return UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", retry, str(exc))
+
+
 async def connect(
     owner: Owner,
     clock: Clock,
@@ -386,7 +403,7 @@ async def connect(
             server_hostname=server_name if tls else None,
         )
     except ssl.SSLError as exc:
-        raise UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", Retry.SAFE, str(exc)) from exc
+        raise _tls_failed(exc, Retry.SAFE) from exc
     except OSError as exc:
         if isinstance(exc, socket.gaierror):
             raise UpstreamError(Reason.DNS_FAILED, "The target's name was not found", Retry.SAFE, str(exc)) from exc

@@ -5,7 +5,7 @@ from typing import Any
 from gatewright.core.errors import GatewayError, Reason, Retry, UpstreamError
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
-from gatewright.core.messages import Content, Response
+from gatewright.core.messages import Response
 from gatewright.core.streams import Pipe
 from gatewright.core.tasks import Run
 from gatewright.proxy.forwarding import request_head
@@ -22,12 +22,12 @@ class Attempt:
     """
 
     __slots__ = (
-        "_exchange",
         "_open",
         "_run",
         "_service",
         "_ticket",
         "connection",
+        "exchange",
         "headers",
         "judged",
         "started",
@@ -35,9 +35,9 @@ class Attempt:
     )
 
     def __init__(
-        self, exchange: Exchange, service: Service, target: Target, headers: Headers, run: Run, now: float
+        self, exchange: Exchange, service: Service, target: Target, headers: Headers, run: Run | None, now: float
     ) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._service = service
         self._run = run
         self._ticket: Ticket | None = None
@@ -58,22 +58,29 @@ class Attempt:
         connection = None if fresh else pool.take(self.started)
         if connection is None:
             wait = min(timeouts.connect, max(0.0, deadline - self.started))
+            assert self._run is not None
             self._ticket = pool.wait(self._run, wait)
             return False
-        self.send_on(connection, self.started, deadline)
+        try:
+            self.send_on(connection, self.started, deadline)
+        except BaseException:
+            connection.close()  # it is out of the pool already, and nobody else would
+            raise
         return True
 
     def send_on(self, connection: Any, now: float, deadline: float) -> None:
         """Send the request. Raises the RequestError with which the client's body broke off, if it has by now."""
-        self.connection = connection
-        exchange = self._exchange
+        exchange = self.exchange
         request = exchange.request
         content = request.content
         length: int | None
         if type(content) is bytes:
             length = len(content)
         else:
-            length = _streamed_length(content, request.content_length)
+            assert isinstance(content, Pipe)
+            if content.error is not None:
+                raise content.error
+            length = None if content.filters else request.content_length
         service = self._service
         host = request.host
         if not host or service.host != "preserve":
@@ -83,17 +90,19 @@ class Attempt:
         wait = timeouts.response
         if deadline - now < wait:
             wait = max(0.0, deadline - now)
+        self.connection = connection  # from here on it is `cancel` that gives it back, not the ticket
         connection.request(self, request.method, head, content, length is None, now, wait, timeouts.idle)
 
     # The connection's side (`net.upstream.User`)
 
     def on_response(self, response: Response) -> None:
         """The answer's head came."""
+        assert self._run is not None
         self._run.wake(response)
 
     def on_informational(self, response: Response) -> None:
         """Pass an interim answer on; the client's wait for 100 ends with the first one."""
-        exchange = self._exchange
+        exchange = self.exchange
         if response.status == 100:
             if not exchange.request.expects_continue:
                 return
@@ -102,6 +111,7 @@ class Attempt:
 
     def on_failure(self, error: GatewayError) -> None:
         """No answer will come."""
+        assert self._run is not None
         self._run.fail(error)
 
     # Ends
@@ -113,18 +123,10 @@ class Attempt:
         self._open = False
         self.target.in_flight -= 1
         if discard:
-            if self._ticket is not None:
-                self._ticket.cancel()
             if self.connection is not None:
                 self.connection.cancel(self)
-
-
-def _streamed_length(content: Content, announced: int | None) -> int | None:
-    """Return the length of a body that streams to the target, None if it must be chunked."""
-    assert isinstance(content, Pipe)
-    if content.error is not None:
-        raise content.error
-    return None if content.filters else announced
+            elif self._ticket is not None:
+                self._ticket.cancel()
 
 
 def in_time(error: GatewayError, now: float, deadline: float, total: float) -> GatewayError:

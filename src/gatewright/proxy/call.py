@@ -1,9 +1,10 @@
 """One exchange's dealings with its service: attempts, verdicts on targets, retries."""
 
 import asyncio
+from typing import Any
 
 from gatewright.core.clock import Clock
-from gatewright.core.errors import GatewayError
+from gatewright.core.errors import GatewayError, Reason, Retry, UpstreamError
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import VIA
 from gatewright.core.messages import Response
@@ -17,7 +18,7 @@ from gatewright.proxy.route import Rewrite, Route
 from gatewright.upstream.balancers import SET_COOKIE
 from gatewright.upstream.breaker import State
 from gatewright.upstream.retry import may_replay
-from gatewright.upstream.service import Service, is_failure
+from gatewright.upstream.service import Service, is_failure, overloaded
 from gatewright.upstream.target import Target
 
 _CLOSED = State.CLOSED
@@ -34,6 +35,7 @@ class Call:
         "_retrying",
         "_route",
         "_run",
+        "_taken_over",
         "_tried",
         "attempt",
         "response",
@@ -49,6 +51,7 @@ class Call:
         self._replayed = False
         self._retrying = False
         self._admitted = False
+        self._taken_over = False
         self.attempt: Attempt | None = None
         self.response: Response | None = None  # the answer that this call brought
         service = route.service
@@ -56,35 +59,55 @@ class Call:
         self.service: Service = service
         exchange.service = service.name
 
-    async def run(self) -> Response:
-        """Return a target's answer, after as many attempts as the service allows. Raises GatewayError."""
-        exchange, service, route = self._exchange, self.service, self._route
+    def take_over(self, attempt: Attempt) -> None:
+        """Go on with a first attempt that was counted in and sent already (`direct`)."""
+        self.attempt = attempt
+        self._admitted = True
+        self._taken_over = True
+
+    def _enter(self) -> None:
+        """Count in, and settle what the target is asked for. Raises GatewayError when it may not be asked."""
+        exchange, service, rewrite = self._exchange, self.service, self._route.rewrite
         if exchange.request.headers.marks & VIA:
             check_loop(exchange.request.headers)
         if not self._admitted:
-            service.admit()
+            if service.in_flight >= service.max_in_flight:
+                raise overloaded()
+            service.in_flight += 1
             self._admitted = True
-        if route.rewrite is not None:
-            exchange.rewritten = _rewritten(route.rewrite, exchange)
-        if self.attempt is not None:
-            self._drop_attempt()
+        if rewrite is not None:
+            exchange.rewritten = rewritten(rewrite, exchange)
+        if exchange.attempts:
+            self._begin_again()
+
+    async def run(self, first: Target | None = None) -> Response:
+        """Return a target's answer, after as many attempts as the service allows. Raises GatewayError.
+
+        `first` is the target of the first attempt if it has been picked already.
+        """
+        exchange, service, route = self._exchange, self.service, self._route
+        if not self._taken_over:
+            self._enter()
         deadline = exchange.started + service.timeouts.total
-        target: Target | None = None
+        target = first
         while True:
             now = self._clock.now()
             response: Response | None = None
             error: GatewayError | None = None
-            if target is None:
-                target = service.pick(exchange, now, self._tried)
+            sent, self._taken_over = self._taken_over, False
+            if sent and self.attempt is not None:
+                attempt, target = self.attempt, self.attempt.target
+            else:
+                if target is None:
+                    target = service.pick(exchange, now, self._tried)
                 if target.breaker is not None and target.breaker.state is not _CLOSED:
-                    target.breaker.acquire(now)
-            attempt = self._begin(target, now)
+                    target.breaker.acquire(now)  # for a replay too: the attempt before it has given its place back
+                attempt = self._begin(target, now)
             try:
                 if route.chain.upstream:
                     await self._before(attempt)
-                if not attempt.send(deadline, self._replayed):
-                    connection = await self._run
-                    attempt.send_on(connection, self._clock.now(), deadline)
+                if not sent and not attempt.send(deadline, self._replayed):
+                    attempt.send_on(_alive(await self._run), self._clock.now(), deadline)
                 response = await self._run
                 if response.status < 400 or not await self._retries(None, response.status, deadline):
                     return self._accept(attempt, response)
@@ -92,6 +115,11 @@ class Call:
                 if response is not None:
                     raise
                 error = in_time(exc, self._clock.now(), deadline, service.timeouts.total)
+            except asyncio.CancelledError:
+                # A plugin's own time limit: what still comes of this attempt must not be taken for another's.
+                self._drop_attempt()
+                self._run.clear()
+                raise
             if error is not None and self._replays(error):
                 self._drop_attempt()
                 continue
@@ -124,9 +152,26 @@ class Call:
         self.response = response
         if type(response.content) is bytes and response.status != 101:
             self.service.judge(attempt.target, response.status >= 500, now, attempt.started)
-            attempt.close(discard=False)
+            attempt.target.in_flight -= 1
             self.attempt = None
+        elif response.status == 101 and exchange.request.upgrade is None:
+            raise UpstreamError(Reason.UPSTREAM_MALFORMED, "The target changed protocols unasked", Retry.NEVER)
+        elif attempt.target.breaker is not None and attempt.target.breaker.state is not _CLOSED:
+            self._judge(None, response.status)  # a probe ends with its head: a stream may last for hours
         return response
+
+    def _begin_again(self) -> None:
+        """A plugin's `around` calls once more: give up what the call before has brought."""
+        before, self.response = self.response, None
+        if before is not None and self.attempt is not None:
+            self._judge(None, before.status)
+            if isinstance(before.content, Pipe):
+                before.content.fail(GatewayError(Reason.PLUGIN_ERROR, "The answer was given up for another one"))
+        self._drop_attempt()
+        self._run.clear()
+        if not self._replayable():
+            cause = 'the body was a stream and is gone: a plugin that calls twice declares body = "buffer"'
+            raise GatewayError(Reason.PLUGIN_ERROR, "The request cannot be sent a second time", cause)
 
     def _replays(self, error: GatewayError) -> bool:
         """Tell whether the attempt met a connection that its target had closed while idle: that is nobody's failure."""
@@ -203,10 +248,17 @@ class Call:
             self.service.retry.budget.release()
         if self._admitted:
             self._admitted = False
-            self.service.leave()
+            self.service.in_flight -= 1
 
 
-def _rewritten(rewrite: Rewrite, exchange: Exchange) -> str:
+def _alive(connection: Any) -> Any:
+    """Return the connection; raise if it was lost on its way here, which takes a turn of the loop in a Task."""
+    if connection.is_closed:
+        raise UpstreamError(Reason.CONNECT_FAILED, "The target closed the new connection", Retry.SAFE)
+    return connection
+
+
+def rewritten(rewrite: Rewrite, exchange: Exchange) -> str:
     path = rewrite(exchange.params, exchange.request.path)
     query = exchange.request.query
     return path if query is None else f"{path}?{query}"

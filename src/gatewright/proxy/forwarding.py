@@ -106,19 +106,17 @@ def _chained(exchange: Exchange, headers: Headers, host: bytes) -> bytes:
     before = [value for value in headers.get_all("x-forwarded-for") if value]
     known = headers.get_all("forwarded")
     name = host.decode("latin-1")
+    seen_host = headers.get("x-forwarded-host") or name
+    node = f"for={_node(peer.address)};proto={peer.scheme}" + (f';host="{name}"' if name else "")
     lines = [
         f"X-Forwarded-For: {', '.join([*before, peer.address])}",
-        f"X-Forwarded-Host: {headers.get('x-forwarded-host') or name}",
+        *([f"X-Forwarded-Host: {seen_host}"] if seen_host else []),
         f"X-Forwarded-Proto: {exchange.scheme}",
         f"X-Forwarded-Port: {headers.get('x-forwarded-port') or peer.local_port}",
-        f"Forwarded: {', '.join([*known, f'for={_node(peer.address)};proto={peer.scheme};host=' + _quoted(name)])}",
+        f"Forwarded: {', '.join([*known, node])}",
         f"Via: 1.1 {PSEUDONYM.decode()}",
     ]
     prefix = headers.get("x-forwarded-prefix")
     if prefix:
         lines.append(f"X-Forwarded-Prefix: {prefix}")
     return "".join(line + "\r\n" for line in lines).encode("latin-1")
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'

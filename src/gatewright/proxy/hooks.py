@@ -146,6 +146,8 @@ async def _around(plugin: AnyPlugin, exchange: Exchange, call: Call) -> Response
     if not isinstance(response, Response):
         error = TypeError(f"around must return a Response, not {type(response).__name__}")
         raise plugin_failed(plugin.around, exchange, error)
+    if isinstance(response.content, Pipe) and response.content.error is not None:
+        raise response.content.error  # it broke, or was given up, before any of it was told to the client
     return response
 
 

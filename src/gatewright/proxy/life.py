@@ -6,6 +6,7 @@ client that goes away may end it at any wait; the `finally` gives back what it h
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 
 from gatewright.core.clock import Clock
@@ -20,13 +21,14 @@ from gatewright.core.errors import (
     status_for,
 )
 from gatewright.core.exchange import Downstream, Exchange, problem
-from gatewright.core.headers import Headers
+from gatewright.core.headers import VIA, Headers
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer
 from gatewright.core.streams import Pipe
 from gatewright.core.tasks import Run
 from gatewright.plugins.chain import Chain
-from gatewright.proxy.call import Call
+from gatewright.proxy.call import Call, rewritten
+from gatewright.proxy.direct import DirectAttempt
 from gatewright.proxy.hooks import (
     call_done,
     call_plain,
@@ -38,8 +40,13 @@ from gatewright.proxy.hooks import (
     surround,
 )
 from gatewright.proxy.route import Route, Snapshot
+from gatewright.upstream.balancers import SET_COOKIE
+from gatewright.upstream.breaker import State
+from gatewright.upstream.service import Service
+from gatewright.upstream.target import Target
 
 _log = logging.getLogger("gatewright.proxy")
+_CLOSED = State.CLOSED
 _OPTIONS_STAR = {"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 
 
@@ -48,6 +55,17 @@ class Telemetry(Protocol):
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         """Take a finished exchange that lasted `seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How far an exchange has come before its life as a coroutine begins."""
+
+    refusal: GatewayError | None = None  # what its answer must say
+    asked: bool = False  # the request hooks have run
+    response: Response | None = None  # which a request hook gave
+    target: Target | None = None  # which has been picked for the first attempt
+    call: Call | None = None  # which has been sent
 
 
 class Proxy:
@@ -75,8 +93,91 @@ class Proxy:
         except GatewayError as error:
             route, refusal = snapshot.unrouted, error
         self.in_flight += 1
+        content = exchange.request.content
+        if refusal is None and route.direct and type(content) is bytes:
+            start = self._go_directly(exchange, route, content)
+            if start is None:
+                return
+        else:
+            start = _Start(refusal)
         run = exchange.run = Run()
-        run.start(self._live(exchange, route, run, refusal), route.chain.needs_task)
+        run.start(self._live(exchange, route, run, start), route.chain.needs_task)
+
+    # The short way (see `direct`)
+
+    def _go_directly(self, exchange: Exchange, route: Route, content: bytes) -> "_Start | None":
+        """Send the request and return None, or return how far it came."""
+        request, chain, service = exchange.request, route.chain, route.service
+        assert service is not None
+        if request.upgrade is not None or request.headers.marks & VIA or service.in_flight >= service.max_in_flight:
+            return _Start()
+        if content and route.body_limit and len(content) > route.body_limit:
+            return _Start()
+        if chain.request:
+            try:
+                response = call_plain(chain.request, exchange)
+            except GatewayError as error:
+                return _Start(error)
+            if response is not None:
+                return _Start(asked=True, response=response)
+        now = exchange.started
+        target = service.balancer.pick(service.targets, exchange, now)
+        if target is None or (target.breaker is not None and target.breaker.state is not _CLOSED):
+            return _Start(asked=True, target=target)
+        connection = target.pool.take(now)
+        if connection is None:
+            return _Start(asked=True, target=target)
+        service.in_flight += 1
+        exchange.service = service.name
+        exchange.target = target.name
+        exchange.attempts = 1
+        attempt = DirectAttempt(exchange, route, service, target, self._finish, self._hand_over)
+        exchange.run = attempt
+        try:
+            if route.rewrite is not None:
+                exchange.rewritten = rewritten(route.rewrite, exchange)
+            attempt.send_on(connection, now, now + service.timeouts.total)
+        except Exception as exc:  # a plugin has made of the request what cannot be sent
+            connection.close()
+            attempt.on_failure(self._understood(exchange, exc))
+        return None
+
+    def _finish(self, attempt: DirectAttempt, response: Response) -> None:
+        """The answer is complete: judge, run the response phase, deliver."""
+        exchange, chain = attempt.exchange, attempt.route.chain
+        service: Service = attempt.route.service
+        target = attempt.target
+        now = self._clock.now()
+        exchange.upstream_seconds = now - attempt.started
+        exchange.upstream_status = response.status
+        exchange.response = response
+        exchange.run = None  # the attempt refers back: without this every exchange would wait for the cyclic collector
+        service.judge(target, response.status >= 500, now, attempt.started)
+        target.in_flight -= 1
+        service.in_flight -= 1
+        if exchange.kept is not None and SET_COOKIE in exchange.kept:
+            response.headers.add("set-cookie", exchange.kept[SET_COOKIE])
+        if chain.response:
+            try:
+                call_response_plain(chain.response, exchange, response)
+            except GatewayError as error:
+                response = exchange.response = self._refusal(exchange, error) or response
+        exchange.run = None  # else exchange and attempt hold each other until the garbage collector comes
+        try:
+            exchange.downstream.respond(exchange, response, _nothing)
+        except Exception as exc:  # a plugin has made of the answer what cannot be sent
+            exchange.reason = self._understood(exchange, exc).reason
+            exchange.downstream.abort(exchange)
+        self._end(exchange, chain)
+
+    def _hand_over(self, attempt: DirectAttempt) -> Run:
+        """Let the long way go on with an attempt of the short one; return what waits for its outcome."""
+        exchange = attempt.exchange
+        run = exchange.run = Run()
+        call = Call(exchange, attempt.route, run, self._clock)
+        call.take_over(attempt)
+        run.start(self._live(exchange, attempt.route, run, _Start(call=call)))
+        return run
 
     def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
         """Return the answer to a request that could not be read, and its ID; the exchange is over with it."""
@@ -95,18 +196,20 @@ class Proxy:
 
     # The life
 
-    async def _live(self, exchange: Exchange, route: Route, run: Run, refusal: GatewayError | None) -> None:
+    async def _live(self, exchange: Exchange, route: Route, run: Run, start: "_Start") -> None:
         chain = route.chain
-        call: Call | None = None
+        call = start.call
         error: GatewayError | None = None
         try:
             try:
-                if refusal is not None:
-                    raise refusal
+                if start.refusal is not None:
+                    raise start.refusal
                 if exchange.request.content or exchange.request.content_length != 0:
                     self._limit_body(exchange, route)
-                response: Response | None = None
-                if chain.request_steps is not None:
+                response = start.response
+                if start.asked or call is not None:
+                    pass  # the request phase is over
+                elif chain.request_steps is not None:
                     response = await run_request_steps(chain.request_steps, exchange, run)
                 elif chain.request:
                     response = call_plain(chain.request, exchange)
@@ -115,11 +218,11 @@ class Proxy:
                 elif response is None:
                     if chain.request_chunks:
                         filter_request(chain, exchange)
-                    call = Call(exchange, route, run, self._clock)
+                    call = call or Call(exchange, route, run, self._clock)
                     if chain.around:
                         response = await surround(chain.around, exchange, call.run)()
                     else:
-                        response = await call.run()
+                        response = await call.run(start.target)
             except (GatewayError, asyncio.CancelledError, Exception) as exc:
                 error = self._understood(exchange, exc)
                 response = self._refusal(exchange, error)
@@ -144,6 +247,8 @@ class Proxy:
 
     def _limit_body(self, exchange: Exchange, route: Route) -> None:
         limit, request = route.body_limit, exchange.request
+        if isinstance(request.content, Pipe) and request.content.error is not None:
+            raise request.content.error  # its first bytes were no body: nothing of it goes anywhere
         if not limit:
             return
         if request.content_length is not None and request.content_length > limit:
@@ -177,7 +282,7 @@ class Proxy:
 
     async def _tunnel(self, exchange: Exchange, response: Response, call: Call | None, run: Run) -> None:
         if call is None or call.attempt is None or exchange.request.upgrade is None:
-            raise UpstreamError(Reason.UPSTREAM_MALFORMED, "The target changed protocols unasked", Retry.NEVER)
+            raise UpstreamError(Reason.UPSTREAM_MALFORMED, "Nothing stands behind this change of protocols", Retry.NEVER)
         exchange.downstream.tunnel(exchange, response, call.attempt.connection, run.wake)
         await run
 
@@ -185,7 +290,10 @@ class Proxy:
         self.in_flight -= 1
         if chain.done:
             call_done(chain.done, exchange)
-        self._telemetry.record(exchange, self._clock.now() - exchange.started)
+        try:
+            self._telemetry.record(exchange, self._clock.now() - exchange.started)
+        except Exception:  # a plugin's text that no encoder takes, say: one line is lost, no connection
+            _log.exception("request %s could not be recorded", exchange.id)
 
     # Errors
 
@@ -194,7 +302,7 @@ class Proxy:
         if isinstance(exc, GatewayError):
             return exc
         if isinstance(exc, asyncio.CancelledError):
-            cause = exchange.run.cancelled_by() if exchange.run is not None else None
+            cause = exchange.run.cancelled_by() if isinstance(exchange.run, Run) else None
             if isinstance(cause, GatewayError):
                 return cause
             return GatewayError(Reason.DRAINING, "The gateway is shutting down")
@@ -213,9 +321,13 @@ class Proxy:
             return Response(204, dict(_OPTIONS_STAR))
         headers: dict[str, str] = {}
         if isinstance(error, ServiceUnavailable):
-            headers["retry-after"] = str(error.retry_after)
+            headers["Retry-After"] = str(error.retry_after)
         elif status == 503:
-            headers["retry-after"] = "1"
+            headers["Retry-After"] = "1"
         elif isinstance(error, MethodNotAllowed):
-            headers["allow"] = ", ".join(error.allowed)
+            headers["Allow"] = ", ".join(error.allowed)
         return problem(status, error.reason, error.detail, exchange.id, headers)
+
+
+def _nothing() -> None:
+    """Nobody waits for the end of an answer that was complete."""

@@ -38,6 +38,14 @@ class Route:
     answer: Callable[[Exchange], Response] | None = None
     rewrite: Rewrite | None = None  # (params, normalised path) -> path for the target
     body_limit: int = 0  # bytes; 0: any size
+    # Nothing on the route ever waits or wants to see a body: `direct` may serve it.
+    direct: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        chain = self.chain
+        waits = chain.needs_task or chain.request_steps or chain.response_steps or chain.upstream
+        chunks = chain.request_chunks or chain.response_chunks
+        object.__setattr__(self, "direct", self.service is not None and not waits and not chunks)
 
 
 @dataclass(frozen=True, slots=True)

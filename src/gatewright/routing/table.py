@@ -197,7 +197,7 @@ class _Node(Generic[T]):
 class _Bucket(Generic[T]):
     """The rules of one host pattern."""
 
-    __slots__ = ("_exact", "_has_tree", "_leaves", "_prefixes", "_regexes", "_root")
+    __slots__ = ("_exact", "_has_tree", "_leaves", "_only", "_prefixes", "_regexes", "_root")
 
     def __init__(self) -> None:
         self._exact: dict[str, _Leaf[T]] = {}
@@ -205,6 +205,7 @@ class _Bucket(Generic[T]):
         self._has_tree = False
         self._regexes: list[tuple[re.Pattern[str], _Leaf[T]]] = []
         self._leaves: dict[tuple[str | None, ...], _Leaf[T]] = {}
+        self._only: _Leaf[T] | None = None  # of a tree that is nothing but `/{rest...}`
         # First segments below which there is nothing but a rest: the usual `/service/{rest...}` needs no walk.
         self._prefixes: dict[str, _Leaf[T]] = {}
 
@@ -238,7 +239,10 @@ class _Bucket(Generic[T]):
         priority."""
         for leaf in self._leaves.values():
             leaf.seal()
-        for segment, node in self._root.literals.items():
+        root = self._root
+        if root.rest is not None and not root.literals and root.param is None:
+            self._only = root.rest[1]
+        for segment, node in root.literals.items():
             if node.rest is not None and not node.literals and node.param is None and node.rest[1] is not None:
                 self._prefixes[segment] = node.rest[1]
         self._regexes.sort(key=lambda item: (-regex_priorities[item[0].pattern], -len(item[0].pattern)))
@@ -255,8 +259,10 @@ class _Bucket(Generic[T]):
         if path == "*":
             return None
         if self._has_tree:
-            cut = path.find("/", 1)
-            leaf = self._prefixes.get(path[1:cut] if cut > 0 else path[1:])
+            leaf = self._only
+            if leaf is None:
+                cut = path.find("/", 1)
+                leaf = self._prefixes.get(path[1:cut] if cut > 0 else path[1:])
             if leaf is not None and (entry := leaf.pick(request)) is not None:
                 return Match(entry.value, entry.capture_rest(path))
             match = self._descend(request, missed)

@@ -66,11 +66,13 @@ class AsgiCall:
         self._held = 0
         self._ended = False
         self._told = False  # the application has seen the end of the body
+        self._expected = False  # the client waits for 100 before it sends the body
         self._arrived = asyncio.Event()
         self.congested = False
         self.feeder: Pipe | None = None
         # The answer
-        self._bare = False
+        self._bare = False  # the answer has no body, whatever the application sends
+        self._sent = 0
         self._response: Response | None = None
         self._pipe: Pipe | None = None
         self._room = asyncio.Event()
@@ -94,6 +96,7 @@ class AsgiCall:
         codec.receive(head)
         request = codec.next_request()
         assert request is not None, "the gateway wrote a head that it cannot read"
+        self._expected = request.expects_continue
         if isinstance(content, bytes):
             self._pieces = [content]
             self._ended = True
@@ -123,6 +126,9 @@ class AsgiCall:
 
     async def _receive(self) -> dict[str, Any]:
         while not self._over and not self._pieces and (self._told or not self._ended):
+            if self._expected and self._user is not None:
+                self._expected = False
+                self._user.on_informational(Response(100))
             self._arrived.clear()
             await self._arrived.wait()
         if self._over:
@@ -153,42 +159,59 @@ class AsgiCall:
     def _start(self, message: MutableMapping[str, Any]) -> None:
         if self._response is not None:
             raise RuntimeError("the answer has been started already")
+        status = int(message["status"])
+        if status < 200:
+            raise ValueError(f"status {status} is no answer's")
         fields = Headers.of((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
-        response = self._response = Response(int(message["status"]), fields)
+        response = self._response = Response(status, fields)
         response.from_target = True
         response.readable = False
         length = fields.get("content-length")
         if length is not None and length.isdigit():
             response.content_length = int(length)
+        self._bare = self._bare or status in (204, 304)
+        # The body mostly comes in the same turn of the loop, and then goes on in one piece with the head.
+        asyncio.get_running_loop().call_soon(self._go_ahead)
+
+    def _go_ahead(self) -> None:
+        """Pass the head on, if the application takes its time for the body: the client may wait for it (SSE does)."""
+        if self._user is not None and not self._bare and self._task is not None and not self._task.done():
+            self._head_done(Pipe(self))
 
     def _body(self, data: bytes, more: bool) -> None:
-        response, user = self._response, self._user
+        response = self._response
         if response is None:
             raise RuntimeError("the answer's body comes before its start")
-        if self._bare or response.status in (204, 304):
+        if self._bare:
             data, more = b"", False
-        if self._pipe is not None:
-            if data:
-                self._pipe.feed(data)
-            length = response.content_length
-            if length is not None and (self._pipe.total > length or not more) and self._pipe.total != length:
-                raise RuntimeError(f"the body is not as long as its Content-Length of {length}")
-            if not more:
-                self._finish()
-        elif user is not None:
-            self._head_done()
-            if more:
-                self._pipe = response.content = Pipe(self)
-                self._pipe.feed(data)
-            else:
-                response.content = data
-                self._over = True
-            user.on_response(response)
+        elif response.content_length is not None:
+            self._sent += len(data)
+            if self._sent > response.content_length or (self._sent < response.content_length and not more):
+                raise RuntimeError(f"the body is not as long as its Content-Length of {response.content_length}")
+        if self._user is not None and not more:
+            self._over = True
+            self._arrived.set()
+            self._head_done(data)
+            return
+        if self._user is not None:
+            self._head_done(Pipe(self))
+        if self._pipe is not None and data:
+            self._pipe.feed(data)
+        if not more:
+            self._finish()
 
-    def _head_done(self) -> None:
+    def _head_done(self, content: Content) -> None:
+        """Tell the attempt of the answer, with its whole body or the pipe that will bring it."""
+        user, response = self._user, self._response
+        assert user is not None, "the head goes on once"
+        assert response is not None, "the head goes on when it is here"
         self._user = None
         if self._timer is not None:
             self._timer.cancel()
+        if isinstance(content, Pipe):
+            self._pipe = content
+        response.content = content
+        user.on_response(response)
 
     def _finish(self) -> None:
         pipe, self._pipe = self._pipe, None
@@ -228,6 +251,9 @@ class AsgiCall:
         elif pipe is not None:
             pipe.fail(error)
 
+    def close(self) -> None:
+        """Nothing is open before `request`."""
+
     def cancel(self, user: User) -> None:
         """Nobody waits for the answer any more."""
         if not self._over:
@@ -251,7 +277,9 @@ class AsgiCall:
 def _scope(request: Request, state: dict[str, Any]) -> Scope:
     headers = request.headers
     server = headers.get("x-forwarded-host") or request.host.decode("latin-1")
-    name, _, port = server.partition(":")
+    name, _, port = server.rpartition(":")
+    if not name or not port.isdigit():  # no port, or the colon is one of an IPv6 address
+        name, port = server, ""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},

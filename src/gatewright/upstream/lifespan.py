@@ -28,7 +28,10 @@ class Lifespan:
         self._task = spawn(self._run())
         failure = await self._ask("lifespan.startup", START_SECONDS)
         if failure:
-            raise UpstreamError(Reason.APP_FAILED, f"The application did not start: {failure}", Retry.NEVER)
+            # Frameworks put a whole traceback here: it is for the log, its last line for who starts the gateway.
+            _log.error("the in-process application did not start: %s", failure)
+            last = failure.strip().rpartition("\n")[2]
+            raise UpstreamError(Reason.APP_FAILED, f"The application did not start: {last}", Retry.NEVER)
 
     async def stop(self) -> None:
         """Let it shut down, for STOP_SECONDS at most."""

@@ -32,11 +32,12 @@ class PoolLimits:
 class Ticket:
     """One attempt that waits for a connection: it gets one, or an error, through its Run."""
 
-    __slots__ = ("_pool", "_run", "deadline", "filed", "settled", "timeout")
+    __slots__ = ("_given", "_pool", "_run", "deadline", "filed", "settled", "timeout")
 
     def __init__(self, pool: "Pool", run: Run, timeout: float) -> None:
         self._pool = pool
         self._run = run
+        self._given: TargetConnection | None = None
         self.timeout = timeout
         self.deadline = NEVER
         self.filed = NEVER
@@ -45,6 +46,7 @@ class Ticket:
     def give(self, connection: TargetConnection) -> None:
         """Hand over a connection."""
         self._settle()
+        self._given = connection
         self._run.wake(connection)
 
     def refuse(self, error: GatewayError) -> None:
@@ -53,8 +55,10 @@ class Ticket:
         self._run.fail(error)
 
     def cancel(self) -> None:
-        """The attempt does not wait any more. A connection that is being opened for it will serve another."""
+        """The attempt does not wait any more, and has used no connection: what was or will be opened serves another."""
         self._settle()
+        if self._given is not None and not self._given.is_closed:
+            self._pool.keep(self._given)
 
     def _settle(self) -> None:
         self.settled = True
@@ -64,7 +68,7 @@ class Ticket:
         """Connecting, or waiting for a free connection, took too long."""
         if self.settled:
             return
-        if self._pool.is_full:
+        if self._pool.is_busy:
             detail = f"All connections to the target were busy for {self.timeout:g} s"
             self.refuse(UpstreamError(Reason.POOL_EXHAUSTED, detail, Retry.SAFE))
         else:
@@ -95,6 +99,11 @@ class Pool:
     def is_full(self) -> bool:
         """Tell whether no connection may be opened now."""
         return self.size + len(self._opening) >= self._limits.max_connections
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether all connections that there may be stand: it is a free one that is waited for, not a new one."""
+        return self.size >= self._limits.max_connections
 
     @property
     def idle(self) -> int:
@@ -137,18 +146,25 @@ class Pool:
             connection = task.result()
             self.size += 1
             if not connection.is_closed:
-                self.released(connection, self._clock.now())
+                self.keep(connection)
                 return
             # It was lost before it got here, and `lost` has counted it out already.
             error = UpstreamError(Reason.CONNECT_FAILED, "The target closed the new connection", Retry.SAFE)
-        if isinstance(error, TimeoutError):
-            return  # every ticket that waited for it is past its own deadline
-        if not isinstance(error, GatewayError):
-            error = UpstreamError(Reason.CONNECT_FAILED, "The target cannot be reached", Retry.SAFE, repr(error))
-        # One connection failed, one attempt is told: the others wait for connections of their own.
-        ticket = self._next_waiting()
-        if ticket is not None:
-            ticket.refuse(error)
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.settled)
+        # One connection failed, one attempt is told, unless those that are still being opened are enough for all.
+        # After a TimeoutError nobody is: who waited for this connection is past a deadline of its own.
+        if len(self._waiting) > len(self._opening) and not isinstance(error, TimeoutError):
+            if not isinstance(error, GatewayError):
+                error = UpstreamError(Reason.CONNECT_FAILED, "The target cannot be reached", Retry.SAFE, repr(error))
+            self._waiting.popleft().refuse(error)
+        self._open_for_waiting()
+
+    def _open_for_waiting(self) -> None:
+        """Open a connection for one of those that have waited because the pool was full."""
+        while self._waiting and self._waiting[0].settled:
+            self._waiting.popleft()
+        if len(self._waiting) > len(self._opening):
+            self._open_for(self._waiting[0].timeout)
 
     def _next_waiting(self) -> Ticket | None:
         while self._waiting:
@@ -156,6 +172,10 @@ class Pool:
             if not ticket.settled:
                 return ticket
         return None
+
+    def keep(self, connection: TargetConnection) -> None:
+        """Take a connection that has not been used, as if it were released."""
+        self.released(connection, self._clock.now())
 
     def released(self, connection: TargetConnection, now: float) -> None:
         """A connection is free: hand it to who waits longest, or keep it, or close it."""
@@ -172,16 +192,16 @@ class Pool:
             connection.close()
             return
         self._idle[connection] = None
-        connection.rest(now + limits.idle_timeout)
+        connection.deadline = deadline = now + limits.idle_timeout
+        if deadline < connection.filed:
+            self._timers.file(connection)
 
     def lost(self, connection: TargetConnection) -> None:
         """A connection was closed: forget it, and open another if somebody waits for one."""
         self.size -= 1
         self._idle.pop(connection, None)
-        while self._waiting and self._waiting[0].settled:
-            self._waiting.popleft()
-        if len(self._waiting) > len(self._opening):
-            self._open_for(self._waiting[0].timeout)
+        if self._waiting:
+            self._open_for_waiting()
 
     def close(self) -> None:
         """Close what is idle and open nothing more; connections in use are closed when they are done."""

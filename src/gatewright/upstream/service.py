@@ -48,16 +48,6 @@ class Service:
         self.host = host
         self.in_flight = 0
 
-    def admit(self) -> None:
-        """Count an exchange in. Raises ServiceUnavailable(overloaded) past `max_in_flight`."""
-        if self.in_flight >= self.max_in_flight:
-            raise ServiceUnavailable(Reason.OVERLOADED, "The service has as many requests in flight as it may have", 1)
-        self.in_flight += 1
-
-    def leave(self) -> None:
-        """Count it out."""
-        self.in_flight -= 1
-
     def pick(self, exchange: Exchange, now: float, tried: Sequence[Target]) -> Target:
         """Return the target of the next attempt. Raises ServiceUnavailable when there is none."""
         target = self.balancer.pick(self.targets, exchange, now, tried)
@@ -83,6 +73,15 @@ class Service:
         return self.host.encode("latin-1")
 
 
+def overloaded() -> ServiceUnavailable:
+    """Return the refusal of an exchange past a service's `max_in_flight`."""
+    return ServiceUnavailable(Reason.OVERLOADED, "The service has as many requests in flight as it may have", 1)
+
+
+# The target does answer: it is the gateway that has set a bound.
+_OWN_LIMITS = frozenset({Reason.POOL_EXHAUSTED, Reason.RESPONSE_TOO_LARGE})
+
+
 def is_failure(error: GatewayError | None) -> bool:
     """Tell whether what ended an attempt speaks against its target, and not against the client or the gateway."""
-    return isinstance(error, UpstreamError | ResponseError)
+    return isinstance(error, UpstreamError | ResponseError) and error.reason not in _OWN_LIMITS

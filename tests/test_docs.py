@@ -1,0 +1,107 @@
+"""What the documentation shows is true: its configurations load, its plugins run, its tables are complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gatewright.control.loader import load
+from gatewright.core.errors import REASONS, Reason
+from gatewright.plugins import registry
+from tests.kit.wire import get
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def plugin_files(page: str) -> dict[str, str]:
+    found = {}
+    for block in blocks(page, "python"):
+        name = re.match(r"# (\S+\.py)\n", block)
+        if name is not None:
+            found[name.group(1)] = block
+    return found
+
+
+def test_the_configuration_page_loads(tmp_path: Path) -> None:
+    for name in ("server.crt", "server.key", "ca.crt", "client.crt", "client.key"):
+        (tmp_path / name).touch()
+    (sample,) = blocks("docs/configuration.md", "yaml")
+    path = tmp_path / "gateway.yaml"
+    path.write_text(sample)
+    assert [str(error) for error in load(path, {}).errors] == []
+
+
+def test_every_key_of_the_models_is_on_the_configuration_page() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    from gatewright.control.models import GatewayConfig, LimitsConfig
+    from gatewright.control.route_models import MatchConfig, RouteConfig
+    from gatewright.control.service_models import PoolConfig, RetryConfig, ServiceConfig, TimeoutsConfig
+
+    models = (GatewayConfig, LimitsConfig, MatchConfig, RouteConfig, ServiceConfig, PoolConfig, RetryConfig, TimeoutsConfig)
+    missing = [name for model in models for name in model.model_fields if not re.search(rf"\b{name}\b", text)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+def test_plugin_examples_load(page: str, tmp_path: Path) -> None:
+    for name, code in plugin_files(page).items():
+        (tmp_path / name).write_text(code)
+    package = tmp_path / "my_company"
+    package.mkdir()
+    (package / "gateway.py").write_text(plugin_files("README.md")["tenant.py"])
+    tried = 0
+    for block in blocks(page, "yaml"):
+        document = yaml.safe_load(block)
+        entries = document.get("plugins", []) if isinstance(document, dict) else document
+        path = tmp_path / "gateway.yaml"
+        path.write_text(yaml.safe_dump({"plugins": entries}))
+        assert [str(error) for error in load(path, {}).errors] == []
+        tried += len(entries)
+    assert tried >= 1
+
+
+def test_the_first_configuration_of_the_readme_runs(gateway, target, tmp_path: Path) -> None:
+    config = next(block for block in blocks("README.md", "yaml") if "services:" in block)
+    upstream = target()
+    config = config.replace("127.0.0.1:8080", "127.0.0.1:0")
+    config = config.replace("http://127.0.0.1:8001", upstream.url).replace("http://127.0.0.1:8002", upstream.url)
+    answer = get(gateway(config).port, "/users/7")
+    assert (answer.status, answer.get("x-frame-options")) == (200, "DENY")
+    assert b"GET /7 HTTP/1.1" in upstream.received
+
+
+def test_the_tenant_plugin_of_the_readme_works(gateway, target) -> None:
+    config = f"""
+services: {{s: {{targets: ["{target().url}"]}}}}
+routes: [{{name: r, match: {{path: /*}}, service: s}}]
+plugins:
+  - use: ./tenant.py:Tenant
+    known: [blue, green]
+"""
+    running = gateway(config, files={"tenant.py": plugin_files("README.md")["tenant.py"]})
+    assert get(running.port, "/", "X-Tenant: blue\r\n").status == 200
+    refused = get(running.port, "/", "X-Tenant: red\r\n")
+    assert (refused.status, b'"unknown_tenant"' in refused.body) == (403, True)
+
+
+def test_the_reasons_page_is_complete() -> None:
+    text = (ROOT / "docs/reasons.md").read_text()
+    for reason in Reason:
+        status = REASONS[reason].status
+        assert f"| `{reason.value}` | {status or 'none'} | {REASONS[reason].title} |" in text
+
+
+def test_every_built_in_plugin_has_its_section() -> None:
+    text = (ROOT / "docs/plugins.md").read_text()
+    assert [name for name in registry.BUILT_IN if f"\n## {name}\n" not in text] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
