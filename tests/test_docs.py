@@ -42,7 +42,8 @@ def test_every_key_of_the_models_is_on_the_configuration_page() -> None:
     from gatewright.control.route_models import MatchConfig, RouteConfig
     from gatewright.control.service_models import PoolConfig, RetryConfig, ServiceConfig, TimeoutsConfig
 
-    models = (GatewayConfig, LimitsConfig, MatchConfig, RouteConfig, ServiceConfig, PoolConfig, RetryConfig, TimeoutsConfig)
+    services = (ServiceConfig, PoolConfig, RetryConfig, TimeoutsConfig)
+    models = (GatewayConfig, LimitsConfig, MatchConfig, RouteConfig, *services)
     missing = [name for model in models for name in model.model_fields if not re.search(rf"\b{name}\b", text)]
     assert missing == []
 

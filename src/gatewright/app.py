@@ -7,6 +7,7 @@ another server.
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from gatewright.telemetry.access_log import AccessLog, NoLog
 from gatewright.telemetry.sink import LineSink
 
 _log = logging.getLogger("gatewright")
+_LAST_TURNS = 100  # of the loop: one that ends in a Task takes a few, one whose plugin clings to it is not waited for
 
 
 class ConfigurationError(Exception):
@@ -109,7 +111,7 @@ class Gateway:
                 await listener.start()
             except OSError as error:
                 await self.stop(grace=0)
-                reason = (error.strerror or str(error)).lower()
+                reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
                 raise StartError(f"cannot listen on {config.bind} (listeners[{index}].bind): {reason}") from error
             except StartError:
                 await self.stop(grace=0)
@@ -145,7 +147,10 @@ class Gateway:
             if listener.connections:
                 _log.warning("%d connections were still busy after %g s", len(listener.connections), grace)
             listener.abort()
-        await asyncio.sleep(0)  # lets the exchanges that were broken off come to their end and be logged
+        for _ in range(_LAST_TURNS):  # the exchanges that were broken off come to their end and are logged
+            await asyncio.sleep(0)
+            if self._proxy is None or not self._proxy.in_flight:
+                break
         self.listeners = []
         await self.stop_pipeline()
 

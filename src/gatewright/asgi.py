@@ -5,10 +5,12 @@ head is written down and read by our codec, so the same rules hold for it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+from gatewright.asgi_websocket import WebSocketClient, handshake_fields
 from gatewright.core.clock import Clock
 from gatewright.core.errors import GatewayError, Reason, RequestError
 from gatewright.core.exchange import Exchange
@@ -44,14 +46,13 @@ class AsgiGateway:
         self._starting = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope: lifespan, HTTP; WebSockets are refused."""
+        """Serve one connection scope: lifespan, HTTP or WebSocket."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1011, "reason": "no WebSockets through this server"})
+            await self._serve_websocket(scope, receive, send)
         else:
             raise ValueError(f"unknown ASGI scope {scope['type']!r}")
 
@@ -67,6 +68,18 @@ class AsgiGateway:
         await self._stop()
         self._proxy = None
         await send({"type": "lifespan.shutdown.complete"})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the gateway up while the block runs. For the lifespan of an application that it is mounted in: servers
+        tell only the outermost one of start and stop. Raises StartError.
+        """
+        await self._ready()
+        try:
+            yield
+        finally:
+            await self._stop()
+            self._proxy = None
 
     async def _ready(self) -> Proxy:
         """Return the proxy, brought up if it is not yet: a mounted application may get no lifespan events."""
@@ -88,6 +101,24 @@ class AsgiGateway:
             return
         exchange = Exchange(request, peer, client, started)
         await client.serve(exchange)
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        proxy = self._proxy or await self._ready()
+        started = self._clock.now()
+        peer = _peer(scope)
+        client = WebSocketClient(proxy, receive, send, "websocket.http.response" in (scope.get("extensions") or ()))
+        kept = [field for field in scope["headers"] if not bytes(field[0]).lower().startswith(b"sec-websocket-")]
+        try:
+            request = _read_request(
+                {**scope, "method": "GET", "headers": kept}, handshake_fields(scope["subprotocols"])
+            )
+        except RequestError as error:
+            proxy.refuse(error, client, peer, started)
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+        request.content_length = 0
+        await client.serve(Exchange(request, peer, client, started))
 
 
 class _Client:
@@ -207,7 +238,8 @@ class _Client:
         bare = exchange.request.method == "HEAD" or response.status in (204, 304)
         if isinstance(content, bytes):
             length = response.content_length if bare and response.from_target else len(content)
-            self._put(_start(response, exchange.id, None if response.status == 204 else length))
+            no_length = response.status == 204 or (response.status == 304 and not response.from_target)
+            self._put(_start(response, exchange.id, None if no_length else length))
             exchange.bytes_out = 0 if bare else len(content)
             self._put({"type": "http.response.body", "body": b"" if bare else content})
             self._finish()
@@ -291,11 +323,12 @@ def _start(response: Response, request_id: str, length: int | None) -> Message:
 def _peer(scope: Scope) -> Peer:
     client = scope.get("client") or ("", 0)
     server = scope.get("server") or ("", 0)
-    return Peer(str(client[0]), int(client[1] or 0), int(server[1] or 0), str(scope.get("scheme", "http")))
+    scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "http"), scope.get("scheme", "http"))
+    return Peer(str(client[0]), int(client[1] or 0), int(server[1] or 0), str(scheme))
 
 
-def _read_request(scope: Scope) -> Request:
-    """Return the request that a scope describes. Raises RequestError as our own codec does."""
+def _read_request(scope: Scope, more: Sequence[tuple[bytes, bytes]] = ()) -> Request:
+    """Return the request that a scope describes, with `more` fields. Raises RequestError as our own codec does."""
     # `path` is decoded: only escaped again it cannot end the request line early.
     path = scope.get("raw_path") or quote(str(scope["path"]), _PATH_CHARS).encode()
     root = quote(str(scope.get("root_path", "")), _PATH_CHARS).encode().rstrip(b"/")
@@ -307,6 +340,7 @@ def _read_request(scope: Scope) -> Request:
     if not any(name.lower() == b"host" for name, _ in fields):
         server = scope.get("server") or ("localhost", None)
         fields.append((b"host", str(server[0]).encode()))
+    fields += more
     head = str(scope["method"]).encode() + b" " + target + b" HTTP/1.1\r\n"
     head += b"".join(name + b": " + value + b"\r\n" for name, value in fields)
     if head.count(b"\n") != len(fields) + 1:

@@ -89,7 +89,7 @@ def test_binds_that_are_taken(tmp_path: Path) -> None:
         ("retry: {attempts: 11}", "must be at most 10"),
         ("retry: {attempts: true}", "must be a whole number"),
         ("retry: {on: 502}", "must be a list"),
-        ("retry: {on: [404]}", "must be connect_failure, reset, 429 or a 5xx status"),
+        ("retry: {on: [404]}", "must be connect_failure, reset, timeout, 429 or a 5xx status"),
         ("retry: {budget: 0.2}", 'must be a percentage such as "50%"'),
         ("max_in_flight: 0", "must be at least 1"),
         ("max_in_flight: '5'", "must be a whole number, without quotes"),

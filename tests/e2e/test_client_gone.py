@@ -1,4 +1,4 @@
-"""A client that goes away, politely or not, at any stage: its attempt is cancelled, the log says so, nothing is left."""
+"""A client that goes away, politely or not, at any stage: its attempt is cancelled, it is logged, nothing is left."""
 
 import asyncio
 import threading

@@ -106,6 +106,8 @@ CHUNKS = {
     "size ended by LF": b"5\nhello\r\n0\r\n\r\n",
     "size ended by CR": b"5\rhello\r\n0\r\n\r\n",
     "data ended by LF": b"5\r\nhello\n0\r\n\r\n",
+    "two other bytes in the place of CRLF": b"5\r\nhelloXX0\r\n\r\n",
+    "LF CR in the place of CRLF": b"5\r\nhello\n\r0\r\n\r\n",
     "data not ended": b"5\r\nhello0\r\n\r\n",
     "more data than its size": b"5\r\nhello!\r\n0\r\n\r\n",
     "less data than its size": b"6\r\nhello\r\n0\r\n\r\n",

@@ -11,9 +11,9 @@ from tests.kit.wire import TIMEOUT, RawSocket, Target, TargetSession, answer_all
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 MEGABYTE = 1024 * 1024
-KERNEL = 24 * MEGABYTE  # what four socket buffers of the machine may hold at the most
+KERNEL = 80 * MEGABYTE  # what four socket buffers of the machine may hold at the most
 BLOCKED_SECONDS = 0.4  # a socket that takes nothing for so long is blocked
-STATIC = "routes:\n  - name: static\n    match: {path: \"/{rest...}\"}\n    respond: {status: 200, body: static}\n"
+STATIC = 'routes:\n  - name: static\n    match: {path: "/{rest...}"}\n    respond: {status: 200, body: static}\n'
 
 
 def connections(running):
@@ -36,7 +36,9 @@ def connections(running):
     ],
 )
 @pytest.mark.parametrize("local", [False, True])
-def test_the_client_decides_whether_its_connection_stays(proxy, gateway, target, version, connection, stays, said, local):
+def test_the_client_decides_whether_its_connection_stays(
+    proxy, gateway, target, version, connection, stays, said, local
+):
     running = gateway(STATIC) if local else proxy(target())
     field = f"Connection: {connection}\r\n" if connection else ""
     data = f"GET / HTTP/{version}\r\nHost: test\r\n{field}\r\n".encode()
@@ -252,7 +254,7 @@ PIECE = bytes(range(256)) * 256
 
 
 def test_a_client_that_does_not_read_stops_the_target(proxy, target):
-    total = 96 * MEGABYTE
+    total = 128 * MEGABYTE
     blocked, resumed = threading.Event(), threading.Event()
     sent: list[int] = []
 
@@ -280,14 +282,12 @@ def test_a_client_that_does_not_read_stops_the_target(proxy, target):
 
 def buffered(running) -> int:
     """Bytes that the gateway holds for its clients."""
-    return running.call(
-        lambda: sum(one.transport.get_write_buffer_size() for one in running.listeners[0].connections)
-    )
+    return running.call(lambda: sum(one.transport.get_write_buffer_size() for one in running.listeners[0].connections))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_target_that_does_not_read_stops_the_client(proxy, target, chunked):
-    total = 96 * MEGABYTE
+    total = 128 * MEGABYTE
     blocked = threading.Event()
     received: list[int] = []
 

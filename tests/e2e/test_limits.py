@@ -1,10 +1,12 @@
 """What one client may take, on the wire: the status, the reason, and that the answer arrives whatever the client does."""
 
 import select
+import ssl
 import threading
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.kit.recording import Recording, recording, told
 from tests.kit.wire import OK, Answer, RawSocket, Target, TargetSession, get
@@ -99,7 +101,18 @@ def test_bodies(pair: Recording, path, limit):
     assert pair.exchange(chunks(path, limit - 4, 4))[0].status == 200
     pair.refused(length(limit + 1, path), 413, "body_too_large")
     pair.refused(length(10**17, path), 413, "body_too_large")
-    pair.refused(chunks(path, limit - 4, 5), 413, "body_too_large")
+    pair.refused(chunks(path, limit - 4, 5)[:-5], 413, "body_too_large")
+
+
+@pytest.mark.parametrize("data", [length(1001) + b"a" * 1001, chunks(b"/", 1001)])
+def test_a_body_past_the_limit_that_is_here_costs_the_client_no_connection(pair: Recording, data):
+    with RawSocket.connect(pair.port) as client:
+        client.send(data)
+        answer = client.read_answer()
+        assert (answer.status, told(answer), answer.get("connection")) == (413, "body_too_large", None)
+        client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_answer().status == 200
+    assert pair.crossed().startswith(b"GET /next HTTP/1.1\r\n")
 
 
 def test_a_route_may_take_any_size(pair: Recording):
@@ -138,6 +151,30 @@ def test_chunks_past_the_limit_end_the_request_that_has_begun(proxy, target):
 
 
 LARGE = 5 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def tls_pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    listener = '\nlisteners: [{bind: "127.0.0.1:0", tls: {cert: cert.pem, key: key.pem}}, {bind: "127.0.0.1:0"}]\n'
+    with recording(folder, extra=ROUTES + listener) as pair:
+        tls_port, pair.port = pair.port, pair.running.listeners[1].port
+        yield tls_port, context
+
+
+def test_the_answer_arrives_over_tls_too(tls_pair):
+    port, context = tls_pair
+    with RawSocket.connect(port, context) as client:
+        client.send(length(LARGE))
+        client.send(b"a" * LARGE)
+        answer = client.read_answer()
+        assert (answer.status, told(answer)) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("coding", ["length", "chunked"])
@@ -197,7 +234,7 @@ def test_a_second_head_that_comes_byte_by_byte_gets_408(hasty: Recording):
         assert client.read_to_end() == b""
 
 
-@pytest.mark.parametrize("begun", [length(10), length(10) + b"hello", chunks(b"/", 5)[:-5]])
+@pytest.mark.parametrize("begun", [length(10), length(10) + b"hello", chunks(b"/", 5)[:-5]], ids=["head", "length", "chunks"])
 def test_a_body_that_pauses_gets_408(proxy, target, begun):
     rest = []
 
@@ -213,7 +250,7 @@ def test_a_body_that_pauses_gets_408(proxy, target, begun):
         assert (answer.status, told(answer), answer.get("connection")) == (408, "body_timeout", "close")
         assert client.read_to_end() == b""
     upstream.join()
-    assert rest in ([b"hello"], [b"5\r\nhello\r\n"], [b""]), "the body was completed"
+    assert rest in ([b"hello"], [b"5\r\naaaaa\r\n"], [b""]), "the body was completed"
 
 
 def test_a_body_that_comes_slowly_but_comes_is_served(hasty: Recording):

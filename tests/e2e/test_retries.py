@@ -1,6 +1,5 @@
 """What is tried again, what never is, and that nothing is left over whatever happens in between."""
 
-import math
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ import pytest
 from tests.kit.answers import closed_port, hang_up, keep_silent, plan, reply, services, why
 from tests.kit.inside import NOTHING, Finished, at_rest, held, until
 from tests.kit.inside import service as service_of
-from tests.kit.inside import target as inner
 from tests.kit.wire import OK, TIMEOUT, RawSocket, answer_all, get, request
 
 RETRY = "retry: {attempts: 2, on: [connect_failure, reset, timeout, 502, 503, 504], backoff: {base: 1ms, max: 2ms}}\n"
@@ -132,7 +130,7 @@ def test_a_body_that_is_still_coming_is_sent_again_from_its_beginning(proxy, tar
 def test_a_larger_body_is_sent_once(proxy, target):
     upstream = target(plan(reply(503, b"no")))
     running = proxy(upstream, CALM)
-    assert request(running.port, message("PUT", b"x" * 70_000)).status == 503
+    assert request(running.port, message("PUT", b"x" * 600_000)).status == 503
     assert (attempts(running), upstream.received.count(b"PUT /x")) == (1, 1)
 
 
@@ -143,7 +141,7 @@ def test_after_a_connect_failure_another_target_is_asked_for_any_method(gateway,
     running = gateway(services({"s": [f"http://127.0.0.1:{closed_port()}", good.url]}, lines))
     answers = [request(running.port, message(method, b"data")) for _ in range(4)]
     assert [answer.status for answer in answers] == [200] * 4
-    assert sorted({line["attempts"] for line in running.access_log()}) == [1, 2]
+    assert {line["attempts"] for line in running.access_log()} == {2}  # each in turn: the first one is the one that is down
     assert good.received.count(method.encode() + b" /x") == 4
 
 
@@ -194,11 +192,6 @@ def test_the_pause_before_a_retry_is_bounded_and_ends_with_the_total_time(proxy,
     lines = "retry: {attempts: 5, backoff: {base: 30s, max: 30s}}\ntimeouts: {total: 300ms}\nbreaker: false"
     running = proxy(target(plan(then=reply(503, b"no"))), lines)
 
-    def longest():
-        service_of(running).retry.backoff = lambda number: 30.0
-
-    with pytest.raises(AttributeError):  # the policy is closed to changes; its own draw is used instead
-        running.call(longest)
     answers = [get(running.port) for _ in range(3)]
     assert {answer.status for answer in answers} == {503}
     assert all(line["duration_ms"] < 400 for line in running.access_log())
@@ -215,6 +208,11 @@ def test_a_client_that_goes_during_the_pause_leaves_nothing(proxy, target):
     assert at_rest(running) == NOTHING
 
 
+def break_off(session):
+    session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort")
+    raise EOFError
+
+
 def test_after_a_storm_of_failures_nothing_is_held(gateway, target):
     """Every kind of end at once, several times over: all that was taken is given back."""
     steps = [
@@ -223,10 +221,9 @@ def test_after_a_storm_of_failures_nothing_is_held(gateway, target):
         reply(200, b"fine"),
         b"nonsense\r\n\r\n",
         keep_silent,
-        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+        break_off,
         reply(500, b"bad"),
     ]
-    steps[5:6] = [lambda session: (session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort"), hang_up(session))]
     one, two = target(plan(*steps * 6)), target(plan(*steps[::-1] * 6))
     lines = RETRY + (
         "breaker: {failure_rate: 90%, minimum: 5, window: 1s, open: 50ms}\noutlier: {consecutive: 2, eject: 50ms}\n"
@@ -252,4 +249,3 @@ def test_after_a_storm_of_failures_nothing_is_held(gateway, target):
     assert statuses <= {0, 200, 500, 502, 503, 504}
     assert at_rest(running) == NOTHING
     assert len(running.access_log()) == 60
-    assert math.isfinite(running.call(lambda: inner(running).in_flight))

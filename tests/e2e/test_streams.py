@@ -6,7 +6,7 @@ import pytest
 
 from tests.kit.wire import TIMEOUT, RawSocket, TargetSession, get
 
-EVENT = b"event: tick\ndata: {\"n\": 1}\n\n"
+EVENT = b'event: tick\ndata: {"n": 1}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
 
 
@@ -50,7 +50,9 @@ def test_every_byte_of_a_stream_until_close_passes_at_once(proxy, target):
 
 
 def test_every_chunk_passes_at_once(proxy, target):
-    script = Paced([HEAD + b"Transfer-Encoding: chunked\r\n\r\n"] + [b"1b\r\n" + EVENT[:27] + b"\r\n"] * 5, b"0\r\n\r\n")
+    script = Paced(
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n"] + [b"1b\r\n" + EVENT[:27] + b"\r\n"] * 5, b"0\r\n\r\n"
+    )
     running = proxy(target(script))
     with RawSocket.connect(running.port) as client:
         client.send(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatewright.core.exchange import Exchange
+from gatewright.upstream.breaker import State
 from gatewright.upstream.service import Service
 from gatewright.upstream.target import Target
 from tests.kit.gateway import STOP_SECONDS, RunningGateway
@@ -55,11 +56,15 @@ def held(running: RunningGateway, name: str = "s") -> Held:
             retries=found.retry.budget.in_use,
             waiting=sum(not ticket.settled for pool in pools for ticket in pool._waiting),
             busy=sum(pool.size - pool.idle for pool in pools),
-            probes=sum(each.breaker is not None and each.breaker._probing for each in found.targets),
+            probes=sum(_is_probed(each) for each in found.targets),
         )
 
     result: Held = running.call(look)
     return result
+
+
+def _is_probed(target: Target) -> bool:
+    return target.breaker is not None and target.breaker.state is State.HALF_OPEN and target.breaker._probing
 
 
 NOTHING = Held()

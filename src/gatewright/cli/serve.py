@@ -13,16 +13,22 @@ import uvloop
 from gatewright.app import Gateway, StartError
 from gatewright.control.models import GatewayConfig
 from gatewright.core.tasks import spawn
+from gatewright.telemetry.own_log import start_own_log
 
+_log = logging.getLogger("gatewright")
 _FILES = 65536
 _GRACE = 30.0
+_LOG_SECONDS = 1.0
 
 
 def serve(config: GatewayConfig, base_dir: Path) -> int:
     """Run the gateway; return the exit code once a signal has ended it."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="gatewright: %(levelname)s %(name)s: %(message)s")
+    own_log = start_own_log()
     _raise_file_limit()
-    return uvloop.run(_serve(Gateway(config, base_dir)))
+    try:
+        return uvloop.run(_serve(Gateway(config, base_dir)))
+    finally:
+        own_log.wait(_LOG_SECONDS)
 
 
 async def _serve(gateway: Gateway) -> int:
@@ -41,7 +47,7 @@ async def _serve(gateway: Gateway) -> int:
     for listener in gateway.listeners:
         print(f"gatewright: listening on {listener.url}", file=sys.stderr, flush=True)
     await told.get()
-    print("gatewright: finishing what is under way; signal again to stop at once", file=sys.stderr, flush=True)
+    _log.info("finishing what is under way; signal again to stop at once")  # a print could wait for a stalled reader
     stopping, again = spawn(gateway.stop(_GRACE)), spawn(told.get())
     await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
     again.cancel()

@@ -149,7 +149,7 @@ class BackoffConfig(ConfigModel):
     max: DurationOrZero = Field(0.25, description="Longest pause before any retry")
 
 
-RETRY_EVENTS = ("connect_failure", "reset")
+RETRY_EVENTS = ("connect_failure", "reset", "timeout")
 
 
 def _retry_condition(value: object) -> str | int:
@@ -158,7 +158,7 @@ def _retry_condition(value: object) -> str | int:
     if not isinstance(value, bool | float) and re.fullmatch(r"429|5[0-9]{2}", str(value), re.ASCII):
         return int(str(value))
     meant = closest(value, RETRY_EVENTS) if isinstance(value, str) else None
-    raise complaint("must be connect_failure, reset, 429 or a 5xx status", meant)
+    raise complaint("must be connect_failure, reset, timeout, 429 or a 5xx status", meant)
 
 
 RetryCondition = Annotated[

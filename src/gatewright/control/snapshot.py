@@ -19,9 +19,9 @@ from gatewright.control.service_models import ServiceConfig
 from gatewright.core.clock import Clock, SystemClock
 from gatewright.core.exchange import Exchange
 from gatewright.core.messages import Response
+from gatewright.net.connect import connect
 from gatewright.net.timers import Timers
 from gatewright.net.tls import TargetTls, client_context, server_context
-from gatewright.net.upstream import connect
 from gatewright.plugins import registry
 from gatewright.plugins.base import AnyPlugin
 from gatewright.plugins.chain import compile_chain

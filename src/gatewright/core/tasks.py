@@ -7,6 +7,7 @@ waits (sleep, timeout, locks) need one. This file is the only one that creates t
 """
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -33,10 +34,10 @@ class Run:
 
     def start(self, coroutine: Coroutine[Any, Any, None], in_task: bool = False) -> None:
         """Run `coroutine` up to its first wait; `in_task`: inside an asyncio Task."""
+        self._coroutine = coroutine
         if in_task:
             self._task = spawn(coroutine)
             return
-        self._coroutine = coroutine
         try:
             coroutine.send(None)
         except StopIteration:
@@ -88,8 +89,18 @@ class Run:
             self._future.set_exception(error)
         else:
             self._error = error
-            if self._task is not None and not self._task.done() and self._task is not asyncio.current_task():
+            if self._task is None or self._task.done() or self._task is asyncio.current_task():
+                return
+            # A Task that is cancelled before its first step never runs its coroutine, nor any `finally` in it: that one
+            # finds the error with `check`.
+            if self._coroutine is None or inspect.getcoroutinestate(self._coroutine) != inspect.CORO_CREATED:
                 self._task.cancel()
+
+    def check(self) -> None:
+        """Raise the error that came before the coroutine could wait for anything."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def cancelled_by(self) -> BaseException | None:
         """Return the error that `fail` cancelled the Task for, once."""

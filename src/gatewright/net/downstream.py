@@ -272,8 +272,8 @@ class ClientConnection(Endpoint):
             length = response.content_length
             if bare:
                 content = b""  # a plugin has made it an answer without a body: the stream ends with its attempt
-        if response.status == 204:
-            length = None
+        if response.status == 204 or (response.status == 304 and not response.from_target):
+            length = None  # RFC 9110 section 8.6: a 304 would have to name the length that the 200 has
         self._chunked = not bare and length is None
         if self._chunked and request.version == 0:
             self._chunked = False

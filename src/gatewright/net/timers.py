@@ -6,10 +6,12 @@ again when that time comes; if its deadline has moved on, it is filed anew. Dead
 
 import asyncio
 import heapq
+import logging
 from typing import Protocol
 
 from gatewright.core.clock import Clock
 
+_log = logging.getLogger("gatewright.net")
 RESOLUTION = 0.05
 NEVER = float("inf")
 
@@ -77,7 +79,10 @@ class Timers:
                 item.filed = NEVER
                 if item.deadline <= now:
                     item.deadline = NEVER
-                    item.on_deadline()
+                    try:
+                        item.on_deadline()
+                    except Exception:  # a defect; the others of the bucket have deadlines too
+                        _log.exception("the deadline of %r failed", item)
                 elif item.deadline != NEVER:
                     self.file(item)
 

@@ -4,8 +4,6 @@ It belongs to a pool (`Owner`) while idle and to one attempt (`User`) while busy
 misbehave becomes a GatewayError here; nothing above this file sees OSError.
 """
 
-import asyncio
-import socket
 import ssl
 from enum import Enum
 from typing import Any, Protocol
@@ -329,8 +327,9 @@ class TargetConnection(Endpoint):
             detail = "The target closed the connection without an answer"
             reset = UpstreamError(Reason.UPSTREAM_RESET, detail, Retry.IDEMPOTENT, str(exc or "connection closed"))
             reset.reused = self.served > 1 and not self._heard
-            # With TLS 1.3 a target refuses the gateway's certificate only after the handshake.
-            self._fail(_tls_failed(exc, Retry.NEVER) if isinstance(exc, ssl.SSLError) else reset)
+            if isinstance(exc, ssl.SSLError):  # with TLS 1.3 a target refuses our certificate behind the handshake
+                reset = UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", Retry.NEVER, str(exc))
+            self._fail(reset)
         elif self.state is IDLE:
             self._close()
 
@@ -377,35 +376,3 @@ def _as_answer_error(error: GatewayError) -> GatewayError:
     if isinstance(error, ResponseError):
         return error
     return ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer is not valid HTTP", error.detail)
-
-
-def _tls_failed(exc: ssl.SSLError, retry: Retry) -> UpstreamError:
-    return UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", retry, str(exc))
-
-
-async def connect(
-    owner: Owner,
-    clock: Clock,
-    timers: Timers,
-    host: str,
-    port: int,
-    tls: ssl.SSLContext | None,
-    server_name: str | None,
-) -> TargetConnection:
-    """Open a connection. Raises UpstreamError (connect_failed, dns_failed, tls_failed): the target has seen nothing."""
-    loop = asyncio.get_running_loop()
-    try:
-        _, connection = await loop.create_connection(
-            lambda: TargetConnection(owner, clock, timers),
-            host,
-            port,
-            ssl=tls,
-            server_hostname=server_name if tls else None,
-        )
-    except ssl.SSLError as exc:
-        raise _tls_failed(exc, Retry.SAFE) from exc
-    except OSError as exc:
-        if isinstance(exc, socket.gaierror):
-            raise UpstreamError(Reason.DNS_FAILED, "The target's name was not found", Retry.SAFE, str(exc)) from exc
-        raise UpstreamError(Reason.CONNECT_FAILED, "The target cannot be reached", Retry.SAFE, str(exc)) from exc
-    return connection

@@ -23,7 +23,7 @@ Finish = Callable[["DirectAttempt", Response], None]
 
 
 class DirectAttempt(Attempt):
-    """A first attempt that nobody waits for: it calls `finish`, or `hand_over` and is an attempt like any from then on."""
+    """A first attempt that nobody waits for: it calls `finish`, or `hand_over` and is one like any from then on."""
 
     __slots__ = ("_finish", "_hand_over", "route")
 

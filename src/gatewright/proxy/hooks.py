@@ -58,7 +58,7 @@ async def run_request_steps(steps: tuple[Step, ...], exchange: Exchange, run: Ru
     request = exchange.request
     for step in steps:
         request.readable = False
-        if step.buffers and step.plugin.wants_body(exchange):
+        if step.buffers and _wants(step.plugin.wants_body, exchange):
             await _buffer(request, step.plugin.max_body, exchange, run, _too_large)
             request.content_length = len(request.content) if isinstance(request.content, bytes) else None
         if step.hook is None:
@@ -81,7 +81,7 @@ async def run_response_steps(steps: tuple[Step, ...], exchange: Exchange, respon
     """Run response hooks of which some wait or want the body."""
     for step in steps:
         response.readable = not response.from_target
-        if step.buffers and step.plugin.wants_response_body(exchange, response):
+        if step.buffers and _wants(step.plugin.wants_response_body, exchange, response):
             await _buffer(response, step.plugin.max_body, exchange, run, _answer_too_large)
         if step.hook is None:
             continue
@@ -93,6 +93,15 @@ async def run_response_steps(steps: tuple[Step, ...], exchange: Exchange, respon
             raise
         except Exception as exc:
             raise plugin_failed(step.hook, exchange, exc) from exc
+
+
+def _wants(hook: Hook, exchange: Exchange, *response: Response) -> bool:
+    try:
+        return bool(hook(exchange, *response))
+    except GatewayError:
+        raise
+    except Exception as exc:
+        raise plugin_failed(hook, exchange, exc) from exc
 
 
 def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: Response) -> None:

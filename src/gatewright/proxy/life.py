@@ -204,6 +204,8 @@ class Proxy:
             try:
                 if start.refusal is not None:
                     raise start.refusal
+                if chain.needs_task:
+                    run.check()  # the client may have gone before the Task began
                 if exchange.request.content or exchange.request.content_length != 0:
                     self._limit_body(exchange, route)
                 response = start.response
@@ -232,6 +234,8 @@ class Proxy:
                     response = await self._after(exchange, chain, response, run)
                 if call is not None and call.response is not None and response is not call.response:
                     call.close(error)
+                if chain.needs_task:
+                    run.check()  # a plugin's own time limit may have hidden that the client has gone
                 if response.status == 101:
                     await self._tunnel(exchange, response, call, run)
                 elif not exchange.downstream.respond(exchange, response, run.wake):
@@ -282,7 +286,7 @@ class Proxy:
 
     async def _tunnel(self, exchange: Exchange, response: Response, call: Call | None, run: Run) -> None:
         if call is None or call.attempt is None or exchange.request.upgrade is None:
-            raise UpstreamError(Reason.UPSTREAM_MALFORMED, "Nothing stands behind this change of protocols", Retry.NEVER)
+            raise UpstreamError(Reason.UPSTREAM_MALFORMED, "Nothing is behind this change of protocols", Retry.NEVER)
         exchange.downstream.tunnel(exchange, response, call.attempt.connection, run.wake)
         await run
 

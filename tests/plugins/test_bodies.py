@@ -1,0 +1,448 @@
+"""Plugins and bodies: buffered where a plugin asks for it, otherwise streams that stay streams; and `around`."""
+
+import queue
+import threading
+
+import pytest
+
+from tests.kit.answers import keep_silent, plan, reply, why
+from tests.kit.inside import NOTHING, Finished, at_rest, until
+from tests.kit.inside import target as inner
+from tests.kit.wire import OK, TIMEOUT, RawSocket, answer_all, get, request
+from tests.plugins.test_phases import HEAD
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.fixture
+def plugged(gateway, target):
+    def start(code, names, script=None, service="retry: {attempts: 0}"):
+        upstream = target(script)
+        plugins = ", ".join(f"{{use: './mine.py:{name}'}}" for name in names.split())
+        config = (
+            f'services:\n  s:\n    targets: ["{upstream.url}"]\n    {service}\n'
+            f"routes:\n  - {{name: all, match: {{path: '/{{rest...}}'}}, service: s, plugins: [{plugins}]}}\n"
+        )
+        return gateway(config, files={"mine.py": HEAD + code}), upstream
+
+    return start
+
+
+def post(body, path="/", fields=""):
+    return f"POST {path} HTTP/1.1\r\nHost: test\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def chunked(*pieces, path="/"):
+    body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + body
+
+
+def echo(session):
+    while True:
+        session.send(reply(200, session.read_request()[1]))
+
+
+# The request's body, buffered
+
+UPPER = """
+class Upper(Plugin[PluginConfig]):
+    body = "buffer"
+    max_body = 1000
+    def wants_body(self, exchange):
+        return exchange.request.path != "/stream"
+    def on_request(self, exchange):
+        if self.wants_body(exchange):
+            exchange.request.body = exchange.request.body.upper() + b"!"
+class AsyncUpper(Upper, name="async_upper"):
+    async def on_request(self, exchange):
+        await asyncio.sleep(0)
+        Upper.on_request(self, exchange)
+"""
+
+
+@pytest.mark.parametrize("name", ["Upper", "AsyncUpper"])
+@pytest.mark.parametrize("data", [post(b"hello"), chunked(b"he", b"llo")], ids=["length", "chunked"])
+def test_a_buffered_body_can_be_read_and_replaced(plugged, name, data):
+    running, upstream = plugged(UPPER, name, echo)
+    assert request(running.port, data).body == b"HELLO!"
+    assert b"Content-Length: 6\r\n" in upstream.received
+    assert b"chunked" not in upstream.received
+
+
+def test_a_body_that_comes_in_pieces_is_waited_for(plugged):
+    running, upstream = plugged(UPPER, "Upper", echo)
+    with RawSocket.connect(running.port) as client:
+        client.send(post(b"hello")[:-2])
+        until(running, lambda: running.gateway._proxy.in_flight == 1)
+        assert upstream.sessions == []
+        client.send(b"lo")
+        assert client.read_answer().body == b"HELLO!"
+
+
+def test_a_client_that_waits_for_100_is_told_to_go_on(plugged):
+    running, upstream = plugged(UPPER, "Upper", echo)
+    with RawSocket.connect(running.port) as client:
+        client.send(post(b"hello", fields="Expect: 100-continue\r\n")[:-5])
+        assert client.read_answer().status == 100
+        client.send(b"hello")
+        assert client.read_answer().body == b"HELLO!"
+    assert b"xpect" not in upstream.received
+
+
+@pytest.mark.parametrize("data", [post(b"x" * 1001), chunked(b"x" * 600, b"x" * 600)], ids=["length", "chunked"])
+def test_a_body_past_the_plugins_limit_is_refused(plugged, data):
+    running, upstream = plugged(UPPER, "Upper", echo)
+    assert why(request(running.port, data)) == (413, "body_too_large")
+    assert upstream.sessions == []
+    assert at_rest(running) == NOTHING
+
+
+def test_what_a_plugin_does_not_want_is_not_buffered(plugged):
+    """A body past the limit crosses, and its first piece is at the target before its last has left the client."""
+    first = threading.Event()
+
+    def script(session):
+        session.read_until(b"\r\n\r\n")
+        session.read_exactly(10)
+        first.set()
+        session.read_exactly(1990)
+        session.send(OK)
+
+    running, _ = plugged(UPPER, "Upper", script)
+    with RawSocket.connect(running.port) as client:
+        client.send(post(b"x" * 2000, "/stream")[:-1990])
+        assert first.wait(TIMEOUT)
+        client.send(b"x" * 1990)
+        assert client.read_answer().status == 200
+
+
+def test_a_plugin_that_did_not_ask_cannot_read_a_body(plugged):
+    code = """
+class Peek(Plugin[PluginConfig]):
+    def on_request(self, exchange):
+        exchange.request.body
+"""
+    running, _ = plugged(UPPER + code, "Upper Peek", echo)
+    assert why(request(running.port, post(b"hello"))) == (500, "plugin_error")
+    assert 'declare body = "buffer"' in running.access_log()[0]["cause"]
+
+
+def test_a_client_that_goes_while_its_body_is_buffered_leaves_nothing(plugged):
+    running, upstream = plugged(UPPER, "Upper", echo)
+    finished = Finished(running)
+    with RawSocket.connect(running.port) as client:
+        client.send(post(b"hello")[:-1])
+        until(running, lambda: running.gateway._proxy.in_flight == 1)
+    assert finished.next().reason == "client_gone"
+    assert (at_rest(running), upstream.sessions) == (NOTHING, [])
+
+
+# The answer's body, buffered
+
+LOWER = """
+class Lower(Plugin[PluginConfig]):
+    response_body = "buffer"
+    max_body = 1000
+    def wants_response_body(self, exchange, response):
+        return exchange.request.path != "/stream"
+    def on_response(self, exchange, response):
+        if self.wants_response_body(exchange, response):
+            response.body = response.body.lower() + b"."
+"""
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nHEL\r\n2\r\nLO\r\n0\r\n\r\n"
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nHELLO"
+
+
+@pytest.mark.parametrize("answer", [reply(200, b"HELLO"), CHUNKED, UNTIL_CLOSE], ids=["length", "chunked", "close"])
+def test_a_buffered_answer_can_be_read_and_replaced(plugged, answer):
+    def script(session):
+        session.read_request()
+        session.send(answer)
+
+    running, _ = plugged(LOWER, "Lower", script)
+    got = get(running.port)
+    assert (got.body, got.get("content-length")) == (b"hello.", "6")
+
+
+@pytest.mark.parametrize("pieces", [[reply(200, b"X" * 1001)], [reply(200, b"X" * 1001)[:-900], b"X" * 900]])
+def test_an_answer_past_the_plugins_limit_gives_502_and_is_no_failure_of_the_target(plugged, pieces):
+    go = threading.Semaphore(0)
+
+    def script(session):
+        session.read_request()
+        for piece in pieces:
+            session.send(piece)
+            go.acquire(timeout=0 if len(pieces) == 1 else 0.05)
+        session.read_to_end()
+
+    running, _ = plugged(LOWER, "Lower", script)
+    assert why(get(running.port)) == (502, "response_too_large")
+    assert running.call(lambda: inner(running).consecutive_failures) == 0
+    assert at_rest(running) == NOTHING
+
+
+def test_an_answer_that_breaks_while_it_is_buffered_gives_502(plugged):
+    def script(session):
+        session.read_request()
+        session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    running, _ = plugged(LOWER, "Lower", script)
+    assert why(get(running.port)) == (502, "upstream_truncated")
+    assert running.call(lambda: inner(running).consecutive_failures) == 1
+    assert at_rest(running) == NOTHING
+
+
+def test_an_answer_that_is_not_wanted_streams(plugged):
+    go = threading.Event()
+
+    def script(session):
+        session.read_request()
+        session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + b"X" * 10)
+        assert go.wait(TIMEOUT)
+        session.send(b"X" * 1990)
+
+    running, _ = plugged(LOWER, "Lower", script)
+    with RawSocket.connect(running.port) as client:
+        client.send(GET.replace(b"/ ", b"/stream "))
+        client.read_until(b"XXXXXXXXXX")
+        go.set()
+        assert client.read_exactly(1990) == b"X" * 1990
+
+
+# Pieces of a stream
+
+CHUNKS = """
+class Count(Plugin[PluginConfig]):
+    def on_request_chunk(self, exchange, chunk):
+        return b"<%d>" % exchange.state.get("in", 0) if not chunk else self.add(exchange, "in", chunk)
+    def on_response_chunk(self, exchange, chunk):
+        return b"[%d]" % exchange.state.get("out", 0) if not chunk else self.add(exchange, "out", chunk)
+    def add(self, exchange, key, chunk):
+        exchange.state[key] = exchange.state.get(key, 0) + len(chunk)
+        return chunk.upper()
+class Mark(Plugin[PluginConfig]):
+    def on_request_chunk(self, exchange, chunk):
+        return chunk.replace(b"<", b"{") + (b"" if chunk else b"end")
+"""
+
+
+@pytest.mark.parametrize("data", [post(b"hello"), chunked(b"he", b"llo")], ids=["length", "chunked"])
+def test_chunk_hooks_change_both_directions_in_order(plugged, data):
+    running, _ = plugged(CHUNKS, "Count Mark", echo)
+    assert request(running.port, data).body == b"HELLO{5>END[11]"
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_large_bodies_cross_chunk_hooks_whole(plugged, size):
+    running, _ = plugged(CHUNKS, "Count", echo)
+    body = b"x" * size
+    assert request(running.port, post(body)).body == b"X" * size + b"<%d>[%d]" % (size, size + len(str(size)) + 2)
+
+
+def test_a_stream_with_chunk_hooks_stays_a_stream(plugged):
+    received, go = queue.SimpleQueue(), threading.Event()
+
+    def script(session):
+        session.read_head()
+        received.put(session.read_until(b"ONE"))
+        session.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        received.put(session.read_until(b"0\r\n\r\n"))
+        assert go.wait(TIMEOUT)
+        session.send(b"3\r\ndef\r\n0\r\n\r\n")
+
+    running, _ = plugged(CHUNKS, "Count", script)
+    with RawSocket.connect(running.port) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        assert received.get(timeout=TIMEOUT).endswith(b"ONE")
+        client.read_until(b"ABC")
+        client.send(b"3\r\ntwo\r\n0\r\n\r\n")
+        assert b"TWO" in received.get(timeout=TIMEOUT)
+        go.set()
+        assert client.read_until(b"0\r\n\r\n") == b"\r\n3\r\nDEF\r\n3\r\n[6]\r\n0\r\n\r\n"
+
+
+def test_an_answer_without_a_body_gets_none_from_a_chunk_hook(plugged):
+    running, _ = plugged(CHUNKS, "Count", plan(reply(304), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", reply(204)))
+    with RawSocket.connect(running.port) as client:
+        client.send(GET)
+        assert client.read_answer().status == 304
+        client.send(GET.replace(b"GET", b"HEAD"))
+        assert client.read_answer("HEAD").status == 200
+        client.send(GET)
+        assert client.read_answer().status == 204
+        assert client.buffer == b""
+
+
+def test_a_chunk_hook_that_fails_in_mid_stream_breaks_the_answer_off(plugged):
+    code = """
+class Fail(Plugin[PluginConfig]):
+    def on_response_chunk(self, exchange, chunk):
+        if b"bad" in chunk:
+            raise ValueError("no")
+        return chunk
+"""
+    go = threading.Event()
+
+    def script(session):
+        session.read_request()
+        session.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ngood")
+        assert go.wait(TIMEOUT)
+        session.send(b"bad")
+
+    running, _ = plugged(code, "Fail", script)
+    with RawSocket.connect(running.port) as client:
+        client.send(GET)
+        client.read_until(b"good")
+        go.set()
+        rest = client.read_to_end()
+        assert not rest.endswith(b"0\r\n\r\n")
+    assert running.access_log()[0]["reason"] == "plugin_error"
+    assert running.call(lambda: inner(running).consecutive_failures) == 0
+    assert at_rest(running) == NOTHING
+
+
+# around
+
+
+def around(body, extra="", name="Around"):
+    lines = "".join(f"        {line}\n" for line in body.strip().splitlines())
+    return f"class {name}(Plugin[PluginConfig]):\n{extra}    async def around(self, exchange, call):\n{lines}"
+
+
+def test_around_may_answer_instead(plugged):
+    running, upstream = plugged(around('return Response(200, {}, b"cached")'), "Around")
+    assert get(running.port).body == b"cached"
+    assert upstream.sessions == []
+
+
+def test_around_sees_and_may_replace_the_answer(plugged):
+    body = 'response = await call()\nreturn Response(203, {"X-Was": str(response.status)}, b"mine")'
+    running, _ = plugged(around(body), "Around", plan(reply(200, b"x" * 500_000), then=reply(404, b"no")))
+    first, second = get(running.port), get(running.port)
+    assert (first.status, first.body, first.get("x-was")) == (203, b"mine", "200")
+    assert second.get("x-was") == "404"
+    assert at_rest(running) == NOTHING
+
+
+def test_the_first_of_the_list_is_outermost(plugged):
+    code = "".join(
+        around(f'response = await call()\nresponse.headers.add("X-Trail", "{name}")\nreturn response', name=name)
+        for name in ("Outer", "Inner")
+    )
+    running, _ = plugged(code, "Outer Inner")
+    assert get(running.port).all("x-trail") == ["Inner", "Outer"]
+
+
+def test_around_may_call_again(plugged):
+    body = "response = await call()\nif response.status == 500:\n    response = await call()\nreturn response"
+    running, upstream = plugged(around(body), "Around", plan(reply(500, b"no"), then=echo_once))
+    assert request(running.port, post(b"data")).body == b"data"
+    assert upstream.received.count(b"POST /") == 2
+    assert running.access_log()[0]["attempts"] == 2
+    assert at_rest(running) == NOTHING
+
+
+def echo_once(session):
+    """`plan` has read the request; give its body back."""
+    session.send(reply(200, session.received.rpartition(b"\r\n\r\n")[2]))
+
+
+def test_around_may_return_the_first_of_two_answers_if_it_is_whole(plugged):
+    running, _ = plugged(around("first = await call()\nawait call()\nreturn first"), "Around", plan(reply(200, b"1"), reply(200, b"2")))
+    assert get(running.port).body == b"1"
+    assert at_rest(running) == NOTHING
+
+
+def test_an_answer_that_streams_is_lost_with_the_next_call(plugged):
+    def endless(session):
+        session.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        keep_silent(session)
+
+    running, _ = plugged(around("first = await call()\nawait call()\nreturn first"), "Around", plan(endless))
+    assert why(get(running.port)) == (500, "plugin_error")
+    assert at_rest(running) == NOTHING
+
+
+def test_a_body_that_was_streamed_is_not_sent_twice(plugged):
+    running, upstream = plugged(around("await call()\nreturn await call()"), "Around")
+    assert why(request(running.port, post(b"x" * 600_000))) == (500, "plugin_error")
+    assert upstream.received.count(b"POST /") == 1
+    assert 'declares body = "buffer"' in running.access_log()[0]["cause"]
+    assert at_rest(running) == NOTHING
+
+
+def test_a_buffered_body_is_sent_twice(plugged):
+    running, upstream = plugged(around("await call()\nreturn await call()", '    body = "buffer"\n'), "Around", echo)
+    body = b"x" * 600_000
+    assert request(running.port, post(body)).body == body
+    assert upstream.received.count(b"POST /") == 2
+
+
+LIMIT = """
+try:
+    async with asyncio.timeout(0.1):
+        return await call()
+except TimeoutError:
+    pass
+"""
+
+
+def test_a_plugins_own_time_limit_ends_the_attempt_and_it_may_call_again(plugged):
+    """What the first attempt still brings must not be taken for the second one's answer, nor cancel the plugin."""
+    body = LIMIT + 'await asyncio.sleep(0.15)\nexchange.state["twice"] = True\nreturn await call()'
+    service = "retry: {attempts: 0}\n    timeouts: {response: 150ms}"
+    running, upstream = plugged(around(body), "Around", plan(keep_silent, reply(200, b"second")), service)
+    assert get(running.port).body == b"second"
+    assert len(upstream.sessions) == 2
+    assert at_rest(running) == NOTHING
+
+
+def test_a_plugins_own_time_limit_while_it_waits_for_a_connection_gives_it_back(plugged):
+    service = "retry: {attempts: 0}\n    pool: {max_connections: 1}"
+    here, go = threading.Event(), threading.Event()
+
+    def slow(session):
+        here.set()
+        assert go.wait(TIMEOUT)
+        session.send(OK)
+
+    running, _ = plugged(around(LIMIT + 'return Response(200, {}, b"stale")'), "Around", plan(slow), service)
+    with RawSocket.connect(running.port) as client:
+        client.send(GET)
+        assert here.wait(TIMEOUT)
+        assert get(running.port).body == b"stale"
+        assert client.read_answer().body == b"stale"
+    go.set()
+    assert at_rest(running) == NOTHING
+    assert get(running.port).body == b"ok"
+
+
+def test_around_may_catch_a_failure_and_answer(plugged):
+    body = 'try:\n    return await call()\nexcept Exception as error:\n    return Response(200, {}, str(error.reason))'
+    running, _ = plugged(around(body), "Around", lambda session: session.read_request())
+    assert get(running.port).body == b"upstream_reset"
+    assert at_rest(running) == NOTHING
+
+
+def test_a_client_that_goes_in_the_middle_of_a_call_leaves_nothing(plugged):
+    here = threading.Event()
+
+    def script(session):
+        session.read_request()
+        here.set()
+        session.read_to_end()
+
+    running, _ = plugged(around("return await call()"), "Around", script)
+    finished = Finished(running)
+    with RawSocket.connect(running.port) as client:
+        client.send(GET)
+        assert here.wait(TIMEOUT)
+    assert finished.next().reason == "client_gone"
+    assert at_rest(running) == NOTHING
+
+
+def test_streams_cross_a_plugin_that_waits(plugged):
+    running, _ = plugged(around("return await call()"), "Around", answer_all(reply(200, b"x" * 3_000_000)))
+    for _ in range(2):
+        assert len(get(running.port).body) == 3_000_000
+    assert at_rest(running) == NOTHING
