@@ -80,7 +80,9 @@ def test_every_module_can_be_imported_first():
         "        del sys.modules[loaded]\n"
         "    importlib.import_module(name)\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *names], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *names], capture_output=True, text=True, timeout=50
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -90,7 +92,11 @@ def test_the_package_itself_loads_nothing():
 
 
 def test_files_are_short():
-    long = {str(path.relative_to(SOURCE)): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > FILE_LINES}
+    long = {
+        str(path.relative_to(SOURCE)): lines
+        for path in MODULES
+        if (lines := len(path.read_text().splitlines())) > FILE_LINES
+    }
     assert long == {}
 
 
@@ -125,8 +131,9 @@ def test_tasks_are_created_in_one_place():
     found = []
     for path in MODULES:
         for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future"):
-                found.append(name_of(path))
-            elif isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} & {"create_task", "ensure_future"}:
+            if (isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")) or (isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} & {
+                "create_task",
+                "ensure_future",
+            }):
                 found.append(name_of(path))
     assert set(found) == {"gatewright.core.tasks"}

@@ -88,7 +88,13 @@ def test_check_tells_everything_at_once_with_places_and_suggestions(gatewright):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("none.yaml", None), ("bytes.yaml", b"\xff\xfe\x00"), ("tabs.yaml", b"a:\n\t- b\n"), ("list.yaml", b"- a\n"), (".", None)],
+    [
+        ("none.yaml", None),
+        ("bytes.yaml", b"\xff\xfe\x00"),
+        ("tabs.yaml", b"a:\n\t- b\n"),
+        ("list.yaml", b"- a\n"),
+        (".", None),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_one_error(gatewright, tmp_path, name, content):
     if content is not None:
@@ -100,7 +106,10 @@ def test_a_file_that_cannot_be_read_is_one_error(gatewright, tmp_path, name, con
 
 
 def test_a_certificate_that_is_none_is_found_by_check(gatewright):
-    files = {"bad.pem": "no certificate", "g.yaml": 'listeners: [{bind: "127.0.0.1:0", tls: {cert: bad.pem, key: bad.pem}}]\n'}
+    files = {
+        "bad.pem": "no certificate",
+        "g.yaml": 'listeners: [{bind: "127.0.0.1:0", tls: {cert: bad.pem, key: bad.pem}}]\n',
+    }
     done = gatewright("check", "g.yaml", files=files)
     assert done.returncode == 1
     assert "listeners[0].tls" in done.stderr

@@ -421,14 +421,14 @@ def test_mounted_its_life_can_be_its_hosts(start, target):
 
 
 def test_a_start_that_fails_is_the_servers_to_report(tmp_path):
-    (tmp_path / "sick.py").write_text(
+    (tmp_path / "asgi_sick_app.py").write_text(
         "async def app(scope, receive, send):\n"
         "    await receive()\n"
         "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
     )
     path = tmp_path / "gateway.yaml"
     path.write_text(
-        'access_log: false\nservices: {s: {app: "sick:app"}}\nroutes: [{name: all, match: {path: "/"}, service: s}]\n'
+        'access_log: false\nservices: {s: {app: "asgi_sick_app:app"}}\nroutes: [{name: all, match: {path: "/"}, service: s}]\n'
     )
     asgi = Gateway.from_file(path, {}).asgi
     sent: list[dict[str, object]] = []

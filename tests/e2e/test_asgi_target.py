@@ -121,7 +121,13 @@ def test_a_body_waits_for_an_application_that_does_not_read(served):
 
 
 def test_an_answer_waits_for_a_client_that_does_not_read(served):
-    running = served(raw_app(START % "[]" + 'while True:\n    seen["sent"] = seen.get("sent", 0) + 1\n    ' + BODY % ("b'x' * 65536", True)))
+    running = served(
+        raw_app(
+            START % "[]"
+            + 'while True:\n    seen["sent"] = seen.get("sent", 0) + 1\n    '
+            + BODY % ("b'x' * 65536", True)
+        )
+    )
     finished = Finished(running)
     with RawSocket.connect(running.port) as client:
         client.send(GET)
@@ -137,7 +143,9 @@ def test_an_answer_waits_for_a_client_that_does_not_read(served):
 def test_the_head_does_not_wait_for_the_body(served):
     """Server-sent events: the client's `open` must not wait for the first event."""
     go = "while 'go' not in seen: await asyncio.sleep(0.005)\n"
-    running = served(raw_app(START % '[(b"content-type", b"text/event-stream")]' + go + BODY % ("b'data: 1\\n\\n'", False)))
+    running = served(
+        raw_app(START % '[(b"content-type", b"text/event-stream")]' + go + BODY % ("b'data: 1\\n\\n'", False))
+    )
     with RawSocket.connect(running.port) as client:
         client.send(GET)
         assert b"text/event-stream" in client.read_until(b"\r\n\r\n")
@@ -162,7 +170,14 @@ def test_fastapis_own_500_is_passed_on(served):
 
 @pytest.mark.parametrize(
     "code",
-    [START % "[]" + "raise KeyError", START % "[]", "", START % "[]" + START % "[]", BODY % ("b''", False), START.replace("200", "101") % "[]"],
+    [
+        START % "[]" + "raise KeyError",
+        START % "[]",
+        "",
+        START % "[]" + START % "[]",
+        BODY % ("b''", False),
+        START.replace("200", "101") % "[]",
+    ],
     ids=["raises after the start", "no body", "nothing", "two starts", "no start", "interim"],
 )
 def test_an_answer_that_never_becomes_one_gives_502(served, code):

@@ -142,7 +142,7 @@ def test_a_client_that_goes_while_a_plugin_waits_ends_the_wait(gateway, target):
     upstream = target()
     running = gateway(
         f'services: {{s: {{targets: ["{upstream.url}"]}}}}\n'
-        'routes: [{name: all, match: {path: "/{rest...}"}, service: s}]\nplugins: [{use: "waits:Waits"}]\n',
+        'routes: [{name: all, match: {path: "/{rest...}"}, service: s}]\nplugins: [{use: "./waits.py:Waits"}]\n',
         files={"waits.py": SLOW_PLUGIN},
     )
     client = RawSocket.connect(running.port)

@@ -284,6 +284,11 @@ def test_a_doubtful_request_is_refused_and_nothing_crosses(pair: Recording, data
     pair.refused(data, status, reason)
 
 
+@pytest.mark.parametrize("name", ["LF only", "request line ended by CR", "TLS ClientHello", "NUL bytes"])
+def test_what_no_byte_can_make_right_is_not_waited_for(pair: Recording, name):
+    pair.refused(HEADS[name], 400, MALFORMED)
+
+
 @pytest.mark.parametrize("data", [chunked(CHUNKS["0x"]), field(b"A : b"), post(LENGTHS["plus"], b"hello")])
 def test_the_same_when_it_comes_byte_by_byte(pair: Recording, data):
     with RawSocket.connect(pair.port) as client:

@@ -24,7 +24,7 @@ class Refuse(Plugin[Config], name="refusing"):
     def on_request(self, exchange):
         return exchange.reject(403, "no_entry", "Not today")
 """
-WITH_BUFFER = 'plugins: [{use: "plug:Buffer"}]\n'
+WITH_BUFFER = 'plugins: [{use: "./plug.py:Buffer"}]\n'
 
 
 def continues(head_seen: list[bytes]):
@@ -115,7 +115,7 @@ def test_a_target_that_never_says_100_gets_the_body_when_the_client_sends_it(pro
     ("data", "status", "extra", "route"),
     [
         (EXPECTING, 413, "limits: {body: 1KiB}\n", ""),
-        (EXPECTING, 403, "", 'plugins: [{use: "plug:Refuse"}]'),
+        (EXPECTING, 403, "", 'plugins: [{use: "./plug.py:Refuse"}]'),
         (EXPECTING.replace(b"/u", b"/.."), 400, "", ""),
         (EXPECTING.replace(b"100-continue", b"200-ok"), 417, "", ""),
     ],
@@ -167,8 +167,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
     running = gateway(
-        'services: {s: {app: "reader:app"}}\nroutes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n',
-        files={"reader.py": app},
+        'services: {s: {app: "interim_app:app"}}\nroutes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n',
+        files={"interim_app.py": app},
     )
     with RawSocket.connect(running.port) as client:
         client.send(EXPECTING)

@@ -354,10 +354,10 @@ APP = """
 async def app(scope, receive, send):
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(%d)})
+        await send({"type": "http.response.body", "body": bytes(int(scope["path"][1:]))})
 """
 IN_PROCESS = """
-services: {s: {app: "whole:app"}}
+services: {s: {app: "keepalive_app:app"}}
 routes: [{name: all, match: {path: "/{rest...}"}, service: s}]
 limits: {keepalive_timeout: 200ms, write_timeout: 200ms}
 """
@@ -366,9 +366,10 @@ limits: {keepalive_timeout: 200ms, write_timeout: 200ms}
 @pytest.mark.parametrize("field", [b"", b"Connection: close\r\n"])
 def test_a_client_that_never_reads_its_answer_does_not_hold_its_connection_for_ever(gateway, field):
     """The exchange is over, its answer's end waits in the gateway, and the client takes nothing of it."""
-    running = gateway(IN_PROCESS, files={"whole.py": APP % (64 * MEGABYTE)})
+    running = gateway(IN_PROCESS, files={"keepalive_app.py": APP})
+    total = 64 * MEGABYTE
     with slow_reader(running.port) as client:
-        client.send(GET.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n"))
+        client.send(b"GET /%d HTTP/1.1\r\nHost: test\r\n%b\r\n" % (total, field))
         client.read_until(b"\r\n\r\n")
         until_none(running)
 
@@ -377,10 +378,10 @@ def test_a_client_that_never_reads_its_answer_does_not_hold_its_connection_for_e
 def test_a_client_that_reads_its_answer_slowly_gets_all_of_it(gateway, field):
     """What counts is whether it reads at all: the whole answer takes longer than `write_timeout`."""
     total = 24 * MEGABYTE
-    running = gateway(IN_PROCESS, files={"whole.py": APP % total})
+    running = gateway(IN_PROCESS, files={"keepalive_app.py": APP})
     pause = threading.Event()
     with slow_reader(running.port) as client:
-        client.send(GET.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n"))
+        client.send(b"GET /%d HTTP/1.1\r\nHost: test\r\n%b\r\n" % (total, field))
         client.read_until(b"\r\n\r\n")
         left = total - len(client.buffer)
         while left:

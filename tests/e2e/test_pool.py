@@ -124,13 +124,17 @@ def test_a_queued_request_gives_up_after_the_connect_timeout(proxy, target, para
     gate.arrived.get(timeout=TIMEOUT)
     refused = get(running.port)
     assert (refused.status, reason(refused), refused.get("retry-after")) == (503, "pool_exhausted", "1")
-    assert running.call(lambda: inner(running).consecutive_failures) == 0, "a bound of ours is no failure of the target's"
+    assert running.call(lambda: inner(running).consecutive_failures) == 0, (
+        "a bound of ours is no failure of the target's"
+    )
     gate.open.release()
     assert first.result().status == 200
     assert at_rest(running) == NOTHING
 
 
-@pytest.mark.parametrize("body", [b"2\r\nok\r\n0\r\n\r\n", b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"], ids=["plain", "trailers"])
+@pytest.mark.parametrize(
+    "body", [b"2\r\nok\r\n0\r\n\r\n", b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"], ids=["plain", "trailers"]
+)
 def test_a_chunked_answer_hands_its_connection_to_who_waits(proxy, target, parallel, body):
     """The whole answer in one segment: its end hands the connection on before its head has been told."""
     gate = Gate()
@@ -301,7 +305,9 @@ def test_requests_that_queue_behind_a_refused_connection_are_told_as_fast(gatewa
     """Each has a connection tried for it in its turn; none waits for one that nobody opens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    running = one(gateway, f"http://127.0.0.1:{port}", NO_RETRY + "    pool: {max_connections: 1}\n    timeouts: {connect: 30s}")
+    running = one(
+        gateway, f"http://127.0.0.1:{port}", NO_RETRY + "    pool: {max_connections: 1}\n    timeouts: {connect: 30s}"
+    )
     answers = [parallel(get, running.port) for _ in range(8)]
     assert {reason(answer.result(TIMEOUT)) for answer in answers} == {"connect_failed"}
     assert at_rest(running) == NOTHING

@@ -141,7 +141,9 @@ def test_after_a_connect_failure_another_target_is_asked_for_any_method(gateway,
     running = gateway(services({"s": [f"http://127.0.0.1:{closed_port()}", good.url]}, lines))
     answers = [request(running.port, message(method, b"data")) for _ in range(4)]
     assert [answer.status for answer in answers] == [200] * 4
-    assert {line["attempts"] for line in running.access_log()} == {2}  # each in turn: the first one is the one that is down
+    assert {line["attempts"] for line in running.access_log()} == {
+        2
+    }  # each in turn: the first one is the one that is down
     assert good.received.count(method.encode() + b" /x") == 4
 
 

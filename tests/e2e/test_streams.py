@@ -151,8 +151,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 """
     running = gateway(
-        'services: {s: {app: "paced:app"}}\nroutes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n',
-        files={"paced.py": app},
+        'services: {s: {app: "streams_app:app"}}\nroutes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n',
+        files={"streams_app.py": app},
     )
     with RawSocket.connect(running.port) as client:
         client.send(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n")

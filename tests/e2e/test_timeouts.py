@@ -181,7 +181,11 @@ def test_0_waits_for_ever(proxy, target):
 
 @pytest.mark.parametrize(
     ("sent", "came"),
-    [(GET, b""), (b"PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf", b""), (GET, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")],
+    [
+        (GET, b""),
+        (b"PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf", b""),
+        (GET, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"),
+    ],
     ids=["before the head", "within the request's body", "within the answer's body"],
 )
 def test_a_client_that_goes_cancels_its_attempt_in_any_phase(proxy, target, sent, came):

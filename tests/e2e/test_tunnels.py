@@ -97,7 +97,7 @@ def test_bytes_that_come_with_either_head_are_not_lost(gateway, target, plugin):
     running = gateway(
         f'services: {{s: {{targets: ["{upstream.url}"]}}}}\n'
         'routes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n'
-        + ('plugins: [{use: "waits:Waits"}]\n' if plugin else ""),
+        + ('plugins: [{use: "./waits.py:Waits"}]\n' if plugin else ""),
         files={"waits.py": SLOW_PLUGIN},
     )
     with opened(running.port, behind=b"impatient") as client:

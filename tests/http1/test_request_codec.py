@@ -173,6 +173,17 @@ def test_what_connection_names_is_gone_for_plugins_too_but_never_host_or_framing
         assert [name for name, _ in message.fields] == [b"connection", b"host", b"content-length", b"c"]
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_the_authority_of_the_target_stands_in_the_place_of_host_for_all_who_look(version):
+    other = f"GET / HTTP/{version}\r\nhost: a\r\nB: c\r\n\r\n".encode()
+    for _ in range(3):
+        message = read_requests([other.replace(b"/", b"http://b:8/x", 1)]).messages[0]
+        assert (message.fields, message.facts[-1]) == ([(b"host", b"b:8"), (b"b", b"c")], b"b:8")
+        assert read_requests([other]).messages[0].fields[0] == (b"host", b"a")
+    alone = read_requests([b"GET http://b HTTP/1.0\r\n\r\n"]).messages[0]
+    assert (alone.fields, alone.facts[-1]) == ([(b"host", b"b")], b"b")
+
+
 def test_empty_lines_cost_no_more_than_their_bytes():
     # Cut off one by one, 4 MiB of them would be copied two million times; the test would not end.
     assert read_requests([b"\r\n" * (2 * 1024 * 1024) + GET]).accepted

@@ -348,7 +348,9 @@ def echo_once(session):
 
 
 def test_around_may_return_the_first_of_two_answers_if_it_is_whole(plugged):
-    running, _ = plugged(around("first = await call()\nawait call()\nreturn first"), "Around", plan(reply(200, b"1"), reply(200, b"2")))
+    running, _ = plugged(
+        around("first = await call()\nawait call()\nreturn first"), "Around", plan(reply(200, b"1"), reply(200, b"2"))
+    )
     assert get(running.port).body == b"1"
     assert at_rest(running) == NOTHING
 
@@ -418,7 +420,7 @@ def test_a_plugins_own_time_limit_while_it_waits_for_a_connection_gives_it_back(
 
 
 def test_around_may_catch_a_failure_and_answer(plugged):
-    body = 'try:\n    return await call()\nexcept Exception as error:\n    return Response(200, {}, str(error.reason))'
+    body = "try:\n    return await call()\nexcept Exception as error:\n    return Response(200, {}, str(error.reason))"
     running, _ = plugged(around(body), "Around", lambda session: session.read_request())
     assert get(running.port).body == b"upstream_reset"
     assert at_rest(running) == NOTHING
@@ -446,3 +448,19 @@ def test_streams_cross_a_plugin_that_waits(plugged):
     for _ in range(2):
         assert len(get(running.port).body) == 3_000_000
     assert at_rest(running) == NOTHING
+
+
+@pytest.mark.parametrize("data", [post(b"hello"), chunked(b"he", b"llo")], ids=["length", "chunked"])
+def test_a_chunk_hook_that_holds_back_does_not_end_the_body_for_the_next_one(plugged, data):
+    code = """
+class Hold(Plugin[PluginConfig]):
+    def on_request_chunk(self, exchange, chunk):
+        held = exchange.state.setdefault("held", [])
+        held.append(chunk)
+        return b"".join(held) if not chunk else b""
+class End(Plugin[PluginConfig]):
+    def on_request_chunk(self, exchange, chunk):
+        return chunk or b"."
+"""
+    running, _ = plugged(code, "Hold End", echo)
+    assert request(running.port, data).body == b"hello."

@@ -7,7 +7,7 @@ import pytest
 
 from tests.kit.answers import reason, reply, why
 from tests.kit.inside import NOTHING, Finished, at_rest
-from tests.kit.wire import RawSocket, answer_all, get, request
+from tests.kit.wire import RawSocket, answer_all, get
 
 HEAD = """
 import asyncio
@@ -50,7 +50,9 @@ GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 def plugged(gateway, target):
     """Start a gateway with plugins of a file beside its configuration: (running, target)."""
 
-    def start(code, plugins="", script=None, service="", service_plugins="", route_plugins="", upstream=None, files=None):
+    def start(
+        code, plugins="", script=None, service="", service_plugins="", route_plugins="", upstream=None, files=None
+    ):
         upstream = upstream or target(script)
         lists = {"plugins": plugins, "service": service_plugins, "route": route_plugins}
         text = {key: f"plugins: [{value}]" if value else "" for key, value in lists.items()}

@@ -76,7 +76,9 @@ def test_pipelined_requests_have_a_line_each_with_an_id_each(proxy, target):
     with RawSocket.connect(running.port) as client:
         client.send(b"GET /1 HTTP/1.1\r\nHost: test\r\n\r\nGET /2 HTTP/1.1\r\nHost: test\r\n\r\n")
         ids = [client.read_answer().get("x-request-id") for _ in range(2)]
-    assert [(line["path"], line["request_id"]) for line in running.access_log()] == list(zip(["/1", "/2"], ids, strict=True))
+    assert [(line["path"], line["request_id"]) for line in running.access_log()] == list(
+        zip(["/1", "/2"], ids, strict=True)
+    )
 
 
 def test_credentials_are_in_no_line(proxy, target):

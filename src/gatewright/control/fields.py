@@ -281,6 +281,8 @@ def parse_location(value: str) -> str:
         raise complaint("must be ASCII without spaces; other characters are percent-encoded")
     if not value.startswith(("/", "http://", "https://")):
         raise complaint('must begin with "/", "http://" or "https://"')
+    if re.match(r"https?://[^/]*\{", value):
+        raise complaint('a parameter must stand behind a "/" after the host: else the client would choose the host')
     return value
 
 

@@ -60,6 +60,8 @@ class HealthProbe:
             )
         except GatewayError as error:
             return False, error.reason.value
+        except Exception as error:  # a name that no resolver takes, say: the probe must outlive it
+            return False, repr(error)
         return response.status in config.statuses, f"status {response.status}"
 
     def take(self, good: bool, why: str) -> None:

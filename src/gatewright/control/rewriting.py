@@ -17,7 +17,7 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 def compile_rewrite(route: RouteConfig) -> Rewrite | None:
     """Return the function (parameters, path) -> path for the target, or None where the path stays."""
     if route.rewrite is not None:
-        return _template(route.rewrite)
+        return _template(route.rewrite, of_segments=path_pattern(route.match.path).regex is None)
     if route.strip_prefix is None:
         return None
     prefix = literal_prefix(path_pattern(route.match.path)) if route.strip_prefix is True else route.strip_prefix
@@ -25,22 +25,23 @@ def compile_rewrite(route: RouteConfig) -> Rewrite | None:
     return lambda params, path: path[length:] or "/"
 
 
-def _template(template: str) -> Rewrite:
+def _template(template: str, of_segments: bool) -> Rewrite:
+    """Return what fills `template`; `of_segments`: no parameter begins with a slash, as a regex's groups may."""
     before, *rest = _PLACE.split(template)
     if not rest:
         return lambda params, path: template
-    if len(rest) == 2 and not rest[1]:  # "/{rest}", the usual one
+    if of_segments and len(rest) == 2 and not rest[1]:  # "/{rest}", the usual one
         name = rest[0]
         return lambda params, path: before + params[name]
-    return lambda params, path: _PLACE.sub(lambda match: params[match.group(1)], template)
+
+    def fill(params: dict[str, str], path: str) -> str:
+        found = _PLACE.sub(lambda match: params[match.group(1)], template)
+        return "/" + found.lstrip("/") if found.startswith("//") else found
+
+    return fill
 
 
 def compile_location(template: str) -> Callable[[dict[str, str]], str]:
     """Return the function parameters -> Location. A leading "//" cannot come out of it: it would name another host."""
-    fill = _template(template)
-
-    def location(params: dict[str, str]) -> str:
-        found = fill(params, "")
-        return "/" + found.lstrip("/") if found.startswith("//") else found
-
-    return location
+    fill = _template(template, of_segments=False)
+    return lambda params: fill(params, "")

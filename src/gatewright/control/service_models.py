@@ -138,7 +138,10 @@ class TimeoutsConfig(ConfigModel):
     response: DurationOrZero = Field(30.0, description="From the request's end to the answer's head; 0: any time")
     idle: DurationOrZero = Field(60.0, description="Longest pause within an answer's body; 0: any time")
     total: DurationOrZero = Field(
-        60.0, description="From a request's head to its answer's end, retries included; 0: any time"
+        60.0, description="From a request's head to its answer's head, retries included; 0: any time"
+    )
+    tunnel: DurationOrZero = Field(
+        3600.0, description="How long a tunnel (a WebSocket) may carry nothing before it is closed; 0: any time"
     )
 
 

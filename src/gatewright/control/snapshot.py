@@ -128,6 +128,7 @@ class _Builder:
                 config.timeouts.response or math.inf,
                 config.timeouts.idle or math.inf,
                 config.timeouts.total or math.inf,
+                config.timeouts.tunnel or math.inf,
             ),
             retry=RetryPolicy(
                 retry.attempts, [str(token) for token in retry.on], retry.budget, retry.backoff.base, retry.backoff.max

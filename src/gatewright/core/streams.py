@@ -93,6 +93,8 @@ class Pipe:
             return
         try:
             for change in self.filters:
+                if not data:
+                    return  # held back by the filter before; b"" would mean the end to this one
                 data = change(data)
         except GatewayError as error:
             self.fail(error)

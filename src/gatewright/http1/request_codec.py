@@ -7,6 +7,7 @@ holds this codec against httptools and h11.
 """
 
 import re
+from copy import copy
 
 from gatewright.core.errors import Reason, RequestError
 from gatewright.core.headers import (
@@ -106,6 +107,15 @@ class Block:
             if protocols and "h2c" not in protocols:
                 self.upgrade = ", ".join(headers.get_all("upgrade")).encode("latin-1")
 
+    def for_authority(self, authority: bytes) -> "Block":
+        """Return the same block with the authority of an absolute-form target in the place of Host (RFC 9112 section
+        3.2.2): routes, plugins and targets must see one host."""
+        block = copy(self)
+        headers = Headers(self.fields, self.marks)
+        headers.set(b"host", authority)
+        block.fields, block.marks, block.host = headers.fields, headers.marks, authority
+        return block
+
 
 _blocks: Memo[Block] = Memo(1024, 1024)
 _targets: Memo[Target] = Memo(4096, 256)
@@ -162,9 +172,11 @@ class RequestCodec(BodyReader):
             target = parse_target(raw_target, method)
             if raw_target.startswith(b"/"):  # the other forms mean different things to different methods
                 _targets.put(raw_target, target)
-        path, query, authority, _ = target
+            elif target.authority is not None:
+                block = block.for_authority(target.authority)
+        path, query, _, _ = target
         headers = Headers(block.fields, block.marks, block.wire)
-        request = Request(method, path, query, version, authority or block.host, headers)
+        request = Request(method, path, query, version, block.host, headers)
         if block.special:
             self._apply(block, request)
         return request

@@ -50,6 +50,10 @@ class Owner(Protocol):
 class User(Protocol):
     """The attempt that a connection serves."""
 
+    @property
+    def client_ip(self) -> str:
+        """The address of the client that it serves, for targets in this process."""
+
     def on_informational(self, response: Response) -> None:
         """An interim answer (1xx, not 101) came."""
 
@@ -64,6 +68,7 @@ class TargetConnection(Endpoint):
     """A connection to one target."""
 
     __slots__ = (
+        "_carried",
         "_chunked",
         "_clock",
         "_codec",
@@ -101,6 +106,7 @@ class TargetConnection(Endpoint):
         self.served = 0
         self._heard = False  # a byte of the present answer has come
         self._reusable = True
+        self._carried = 0  # by a tunnel, when it was last looked at
         self._interim = 0
 
     def __repr__(self) -> str:
@@ -282,8 +288,24 @@ class TargetConnection(Endpoint):
         elif self.state is BODY:
             detail = f"The target sent nothing for {self._idle:g} s"
             self._fail(UpstreamError(Reason.IDLE_TIMEOUT, detail, Retry.NEVER))
+        elif self.state is TUNNEL:
+            self._look_at_tunnel()
         else:
             self._close()
+
+    def watch_tunnel(self, seconds: float) -> None:
+        """End the tunnel when nothing was carried either way for `seconds`, twice that at the most."""
+        self._idle = seconds
+        self._carried = -1
+        self._look_at_tunnel()
+
+    def _look_at_tunnel(self) -> None:
+        carried = self.tunnelled + (self._other.tunnelled if self._other is not None else 0)
+        if carried == self._carried:
+            self.transport.abort()
+            return
+        self._carried = carried
+        self._timers.set(self, self._clock.now() + self._idle)
 
     def take_early(self) -> bytes:
         """Return what came behind the head that opened the tunnel, once."""

@@ -95,6 +95,11 @@ class Attempt:
 
     # The connection's side (`net.upstream.User`)
 
+    @property
+    def client_ip(self) -> str:
+        """The address of the client, seen through trusted proxies."""
+        return self.exchange.client_ip
+
     def on_response(self, response: Response) -> None:
         """The answer's head came."""
         assert self._run is not None

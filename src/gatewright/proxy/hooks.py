@@ -179,7 +179,7 @@ def _filter(message: Message, hooks: tuple[Hook, ...], exchange: Exchange) -> No
         if isinstance(message.content, Pipe):
             message.content.add_filter(change)
         else:
-            message.content = change(message.content) + change(b"")
+            message.content = (change(message.content) if message.content else b"") + change(b"")
 
 
 def _change(hook: Hook, exchange: Exchange, chunk: bytes) -> bytes:

@@ -287,7 +287,9 @@ class Proxy:
     async def _tunnel(self, exchange: Exchange, response: Response, call: Call | None, run: Run) -> None:
         if call is None or call.attempt is None or exchange.request.upgrade is None:
             raise UpstreamError(Reason.UPSTREAM_MALFORMED, "Nothing is behind this change of protocols", Retry.NEVER)
-        exchange.downstream.tunnel(exchange, response, call.attempt.connection, run.wake)
+        connection = call.attempt.connection
+        exchange.downstream.tunnel(exchange, response, connection, run.wake)
+        connection.watch_tunnel(call.service.timeouts.tunnel)
         await run
 
     def _end(self, exchange: Exchange, chain: Chain) -> None:

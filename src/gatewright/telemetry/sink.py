@@ -7,6 +7,7 @@ pipe, a slow disk) costs lines, which are counted, never requests.
 import asyncio
 import os
 import queue
+import select
 import threading
 import time
 from pathlib import Path
@@ -91,6 +92,8 @@ class LineSink:
             while left:
                 try:
                     left = left[os.write(self._fd, left) :]
+                except BlockingIOError:  # somebody made the pipe non-blocking: wait here as a blocking write would
+                    select.select([], [self._fd], [])
                 except OSError:
                     # The disk is full or the reader is gone; there is nobody to tell but this counter.
                     self.dropped += bytes(left).count(b"\n")

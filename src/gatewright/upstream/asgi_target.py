@@ -102,7 +102,8 @@ class AsgiCall:
             self._ended = True
         if response_timeout != math.inf:
             self._timer = asyncio.get_running_loop().call_later(response_timeout, self._too_late, response_timeout)
-        self._task = spawn(self._app(_scope(request, self._state), self._receive, self._send), self._returned)  # type: ignore[arg-type]
+        scope = _scope(request, user.client_ip, self._state)
+        self._task = spawn(self._app(scope, self._receive, self._send), self._returned)  # type: ignore[arg-type]
         if isinstance(content, Pipe):
             content.attach(self)
 
@@ -274,7 +275,7 @@ class AsgiCall:
             self._task.cancel()
 
 
-def _scope(request: Request, state: dict[str, Any]) -> Scope:
+def _scope(request: Request, client_ip: str, state: dict[str, Any]) -> Scope:
     headers = request.headers
     server = headers.get("x-forwarded-host") or request.host.decode("latin-1")
     name, _, port = server.rpartition(":")
@@ -291,7 +292,7 @@ def _scope(request: Request, state: dict[str, Any]) -> Scope:
         "query_string": (request.query or "").encode("ascii"),
         "root_path": "",
         "headers": [(field[0], field[1]) for field in headers.fields],
-        "client": ((headers.get("x-forwarded-for") or "").split(",")[0].strip(), 0),
+        "client": (client_ip, 0),
         "server": (name, int(port) if port.isdigit() else None),
         "state": dict(state),
     }

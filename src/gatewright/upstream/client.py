@@ -32,6 +32,8 @@ OWNER = _Owner()
 class _Fetch:
     """Waits for one answer and its body."""
 
+    client_ip = ""
+
     def __init__(self) -> None:
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.congested = False

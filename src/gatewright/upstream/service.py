@@ -14,12 +14,14 @@ from gatewright.upstream.target import Target
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds: `connect` for a connection; `response` from the request's last byte to the answer's head; `idle` between
-    two pieces of an answer's body; `total` from the request's head to the answer's, all tries included."""
+    two pieces of an answer's body; `total` from the request's head to the answer's, all tries included; `tunnel` that a
+    tunnel may carry nothing."""
 
     connect: float = 3.0
     response: float = 30.0
     idle: float = 60.0
     total: float = 60.0
+    tunnel: float = 3600.0
 
 
 class Service:
