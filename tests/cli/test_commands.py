@@ -39,6 +39,7 @@ def gatewright(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "80", **(env or {})},
             capture_output=True,
+            check=False,
             text=True,
             timeout=30,
         )
@@ -63,7 +64,10 @@ services:
 routes:
   - {name: a, match: {path: /a}, service: shopp}
   - {name: b, match: {path: "/b"}, service: "${NOWHERE_TO_BE_FOUND}"}
-  - {name: c, match: {path: /c}, service: shop, plugins: [headerz: {}, {use: "./mine.py:Mine"}, headers: {request: {st: {}}}]}
+  - name: c
+    match: {path: /c}
+    service: shop
+    plugins: [headerz: {}, {use: "./mine.py:Mine"}, headers: {request: {st: {}}}]
 """
 
 
@@ -77,9 +81,9 @@ def test_check_tells_everything_at_once_with_places_and_suggestions(gatewright):
         (":3:", "timeouts.connect: must be a duration"),
         (":5:", 'did you mean "shop"?'),
         (":6:", "NOWHERE_TO_BE_FOUND"),
-        (":7:", 'did you mean "headers"?'),
-        (":7:", "mine.py cannot be loaded"),
-        (":7:", 'did you mean "set"?'),
+        (":10:", 'did you mean "headers"?'),
+        (":10:", "mine.py cannot be loaded"),
+        (":10:", 'did you mean "set"?'),
     ]
     for place, text in expected:
         assert any(place in error and text in error for error in errors), (place, text, done.stderr)
@@ -99,7 +103,7 @@ def test_check_tells_everything_at_once_with_places_and_suggestions(gatewright):
 def test_a_file_that_cannot_be_read_is_one_error(gatewright, tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    for command in ("check", "routes", "run"):
+    for command in ("check", "routes", "run") if name == "none.yaml" else ("check",):
         done = gatewright(command, name)
         assert done.returncode == 1
         assert name in done.stderr

@@ -1,4 +1,4 @@
-"""`gatewright run`: says where it listens, serves, finishes what it has begun, and says in one line why it cannot start."""
+"""`gatewright run`: says where it listens, finishes what it has begun, and says in one line why it cannot start."""
 
 import re
 import signal

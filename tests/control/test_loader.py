@@ -86,8 +86,8 @@ plugins: [plan]
         'gateway.yaml:5:16: services.service-a.timeouts.conect: unknown key; did you mean "connect"?',
         "gateway.yaml:5:34: services.service-a.timeouts.idle: must be a duration such as "
         '"250ms", "3s", "1m", "2h" or "1d": the number has no unit (got 5)',
-        "gateway.yaml:7:19: services.service-a.retry.on[1]: must be connect_failure, reset, timeout, 429 or a 5xx status "
-        "(got 700)",
+        "gateway.yaml:7:19: services.service-a.retry.on[1]: must be connect_failure, reset, timeout, 429 or a 5xx "
+        "status (got 700)",
         "gateway.yaml:10:40: routes[0].match.methods[0]: methods are case-sensitive, and this one is not in upper case "
         '(got "get"); did you mean "GET"?',
         'gateway.yaml:11:14: routes[0].service: there is no service of this name (got "servce-a"); '

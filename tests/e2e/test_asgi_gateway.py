@@ -428,7 +428,8 @@ def test_a_start_that_fails_is_the_servers_to_report(tmp_path):
     )
     path = tmp_path / "gateway.yaml"
     path.write_text(
-        'access_log: false\nservices: {s: {app: "asgi_sick_app:app"}}\nroutes: [{name: all, match: {path: "/"}, service: s}]\n'
+        'access_log: false\nservices: {s: {app: "asgi_sick_app:app"}}\n'
+        'routes: [{name: all, match: {path: "/"}, service: s}]\n'
     )
     asgi = Gateway.from_file(path, {}).asgi
     sent: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""What one client may take, on the wire: the status, the reason, and that the answer arrives whatever the client does."""
+"""What one client may take, on the wire: status and reason, and that the answer arrives whatever the client does."""
 
 import select
 import ssl
@@ -234,7 +234,9 @@ def test_a_second_head_that_comes_byte_by_byte_gets_408(hasty: Recording):
         assert client.read_to_end() == b""
 
 
-@pytest.mark.parametrize("begun", [length(10), length(10) + b"hello", chunks(b"/", 5)[:-5]], ids=["head", "length", "chunks"])
+@pytest.mark.parametrize(
+    "begun", [length(10), length(10) + b"hello", chunks(b"/", 5)[:-5]], ids=["head", "length", "chunks"]
+)
 def test_a_body_that_pauses_gets_408(proxy, target, begun):
     rest = []
 

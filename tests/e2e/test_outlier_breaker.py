@@ -1,4 +1,4 @@
-"""What protects a target that fails, and the clients from it: ejection, circuit breaker, the bound on requests in flight."""
+"""What protects a target that fails, and the clients from it: ejection, breaker, the bound on requests in flight."""
 
 import queue
 import threading
@@ -146,7 +146,7 @@ def probing(proxy, target):
     time_passes(running, 31)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(get, running.port)
-        probe.here.get(timeout=TIMEOUT)
+        probe.session = probe.here.get(timeout=TIMEOUT)
         yield running, probe, answer
 
 
@@ -167,6 +167,8 @@ def test_a_stream_that_begins_well_ends_the_probe(probing):
     until(running, lambda: inner(running).breaker.state is State.CLOSED)
     assert not answer.done()
     assert get(running.port).status == 200
+    probe.session.send(b"lf")
+    assert answer.result().body == b"half"
 
 
 def test_a_client_that_goes_gives_the_probe_to_another(proxy, target):

@@ -184,6 +184,7 @@ def test_the_budget_bounds_retries_that_run_at_the_same_time(proxy, target):
         answers = [pool.submit(get, running.port) for _ in range(count)]
         for _ in range(3):
             held_back.get(timeout=TIMEOUT)
+        until(running, lambda: running.gateway._proxy.in_flight == 3)  # the seven are answered
         assert held(running).retries == 3
         go.set()
         assert sorted(answer.result().status for answer in answers) == [200] * 3 + [503] * 7

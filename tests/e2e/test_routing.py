@@ -122,7 +122,8 @@ def test_redirect_and_respond(gateway):
     running = gateway(
         routes(
             "{name: old, match: {path: '/old/{rest...}'}, redirect: {to: 'https://new.test/{rest}', status: 301}}",
-            "{name: gone, match: {path: /gone}, respond: {status: 410, body: '{\"a\":1}', content_type: application/json, headers: {X-A: b}}}",
+            "{name: gone, match: {path: /gone}, "
+            "respond: {status: 410, body: '{\"a\":1}', content_type: application/json, headers: {X-A: b}}}",
             "{name: empty, match: {path: /empty}, respond: {status: 204}}",
         )
     )

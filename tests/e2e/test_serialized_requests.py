@@ -3,8 +3,13 @@
 RFC 9110 sections 7.6 and 9, RFC 9112 sections 3.2 and 7, RFC 7239. Fields keep case, order and duplicates.
 """
 
+import h11
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tests.http1.reading import read_requests
+from tests.http1.strategies import near_requests
 from tests.kit.recording import Recording, recording, without_id
 from tests.kit.wire import RawSocket
 
@@ -49,7 +54,9 @@ HEADS = {
         (),
     ),
     "8-bit values": (b"GET / HTTP/1.1", (b"A: \xc3\xa4\xff",), (b"A: \xc3\xa4\xff",), ()),
-    "every character of a name": (b"GET / HTTP/1.1", (b"!#$%&'*+-.^_`|~09azAZ: b",), (b"!#$%&'*+-.^_`|~09azAZ: b",), ()),
+    "every character of a name": (
+        b"GET / HTTP/1.1", (b"!#$%&'*+-.^_`|~09azAZ: b",), (b"!#$%&'*+-.^_`|~09azAZ: b",), (),
+    ),
     "hop-by-hop fields stay": (
         b"GET / HTTP/1.1",
         (
@@ -246,3 +253,49 @@ def test_pipelined_requests_cross_one_by_one_and_are_answered_in_order(pair: Rec
         written(pair.port, b"POST /%d HTTP/1.1" % n, tail=(b"Content-Length: 1",)) + b"%d" % n for n in range(5)
     ]
     assert without_id(pair.crossed()) == b"".join(expected)
+
+
+def as_h11_reads(data: bytes) -> list[tuple[str, str, bytes]]:
+    """Return (method, target, body) of every request in `data`; all of it must be requests."""
+    seen: list[tuple[str, str, bytes]] = []
+    if not data:  # for h11 that is the end of the connection
+        return seen
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(data)
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            seen.append((event.method.decode(), event.target.decode(), b""))
+        elif isinstance(event, h11.Data):
+            seen[-1] = (*seen[-1][:2], seen[-1][2] + bytes(event.data))
+        elif event is h11.PAUSED or event is h11.NEED_DATA:
+            if connection.their_state is not h11.DONE:
+                assert event is h11.NEED_DATA
+                assert not connection.trailing_data[0], "what crossed ends in the middle of a request"
+                return seen
+            connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+            connection.send(h11.EndOfMessage())
+            connection.start_next_cycle()
+
+
+@given(st.lists(near_requests, min_size=1, max_size=2).map(b"".join))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_target_reads_the_requests_that_the_gateway_read_and_no_others(pair: Recording, data):
+    """Whatever a client sends, the requests behind it are what an independent parser sees of them on the other side."""
+    read = read_requests([data])
+    complete = [message for message in read.messages if message.complete]
+    if len(complete) < len(read.messages) or (read.refused is None and read.rest):
+        return  # it waits for more, or streams what it cannot take back
+    expected = []
+    with RawSocket.connect(pair.port) as client:
+        client.send(data)
+        for message in complete:
+            method, path, query, _ = message.start
+            expected.append((method, path if query is None else f"{path}?{query}", message.body))
+            answer = client.read_answer()
+            assert answer.status == 200
+            if answer.get("connection") == "close":
+                break
+        else:
+            assert read.refused is None or client.read_answer().status in (400, 417, 505)
+    assert as_h11_reads(pair.crossed()) == expected

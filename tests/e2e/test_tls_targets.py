@@ -113,7 +113,8 @@ def test_plain_http_is_no_tls(gateway, target):
 def test_a_handshake_that_hangs_ends_with_the_connect_timeout(gateway, target):
     upstream = target(lambda session: session.read_to_end())
     running = gateway(
-        f'services:\n  s:\n    targets: ["https://127.0.0.1:{upstream.port}"]\n    timeouts: {{connect: 200ms}}\n    {NO_RETRY}'
+        f'services:\n  s:\n    targets: ["https://127.0.0.1:{upstream.port}"]\n    timeouts: {{connect: 200ms}}\n'
+        f"    {NO_RETRY}"
         "routes: [{name: all, match: {path: '/{rest...}'}, service: s}]\n"
     )
     assert why(get(running.port)) == (504, "connect_timeout")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.kit.wire import TIMEOUT, RawSocket, TargetSession, answer_all, request
+from tests.kit.wire import TIMEOUT, RawSocket, TargetSession, answer_all, get, request
 
 UPGRADE = b"GET /chat HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\nX-A: b\r\n\r\n"
@@ -18,9 +18,19 @@ class Config(PluginConfig):
     pass
 
 class Waits(Plugin[Config], name="waits"):
-    async def on_response(self, exchange, response):
-        for _ in range(20):
-            await asyncio.sleep(0)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.go = asyncio.Event()
+
+    def on_request(self, exchange):
+        if exchange.request.path == "/go":
+            self.go.set()
+            return exchange.reject(403, "gone_on", "The other exchange goes on")
+
+    async def around(self, exchange, call):
+        response = await call()
+        await self.go.wait()
+        return response
 """
 
 
@@ -90,16 +100,34 @@ def test_an_upgrade_becomes_a_tunnel(proxy, target):
     assert (line["bytes_in"], line["bytes_out"]) == (total, total)
 
 
-@pytest.mark.parametrize("plugin", [False, True])
-def test_bytes_that_come_with_either_head_are_not_lost(gateway, target, plugin):
-    """The target speaks first, in the packet of its 101; the client has spoken already, behind its request."""
-    upstream = target(tunnel(echo, early=b"welcome!"))
+def test_bytes_that_come_while_a_plugin_waits_are_not_lost(gateway, target):
+    """The target has changed protocols and talks; the gateway has not answered its client yet."""
+    upstream = target(tunnel(echo, early=b"wel"))
     running = gateway(
         f'services: {{s: {{targets: ["{upstream.url}"]}}}}\n'
-        'routes: [{name: all, match: {path: "/{rest...}"}, service: s}]\n'
-        + ('plugins: [{use: "./waits.py:Waits"}]\n' if plugin else ""),
+        'routes: [{name: all, match: {path: "/{rest...}"}, service: s}]\nplugins: [{use: "./waits.py:Waits"}]\n',
         files={"waits.py": SLOW_PLUGIN},
     )
+    with RawSocket.connect(running.port) as client:
+        client.send(UPGRADE + b"impatient")
+        pause = threading.Event()
+        while not (upstream.sessions and upstream.sessions[0].received) or not running.call(has_answer, running):
+            pause.wait(0.01)
+        upstream.sessions[0].send(b"come!")
+        assert get(running.port, "/go").status == 403
+        assert client.read_answer().status == 101
+        assert client.read_exactly(17) == b"welcome!impatient"
+
+
+def has_answer(running) -> bool:
+    """Tell whether the head of the target's answer has come."""
+    (connection,) = running.listeners[0].connections
+    return connection._exchange.upstream_status is not None
+
+
+def test_bytes_that_come_with_either_head_are_not_lost(proxy, target):
+    """The target speaks first, in the packet of its 101; the client has spoken already, behind its request."""
+    running = proxy(target(tunnel(echo, early=b"welcome!")))
     with opened(running.port, behind=b"impatient") as client:
         assert client.read_exactly(17) == b"welcome!impatient"
         client.send(b"more")

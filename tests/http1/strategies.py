@@ -12,7 +12,7 @@ _inner = st.lists(_visible | st.sampled_from([0x20, 0x09]), max_size=20).map(byt
 values = _inner.map(lambda value: value.strip(b" \t"))
 spaces = st.sampled_from([b"", b" ", b"\t", b"  \t "])
 targets = st.text("abcXYZ019-._~!$&'()*+,;=:@", max_size=10).map(lambda text: "/x" + text)
-queries = st.none() | st.text("abc019?/=&%+\"<>[]{}|^`", max_size=10)
+queries = st.none() | st.text('abc019?/=&%+"<>[]{}|^`', max_size=10)
 bodies = st.binary(max_size=80)
 
 
@@ -50,8 +50,8 @@ LINES = [
 ]  # fmt: skip
 REQUEST_LINES = [
     b"GET / HTTP/1.1", b"POST /a?b HTTP/1.1", b"PUT / HTTP/1.0", b"GET  / HTTP/1.1", b"GET / HTTP/1.1 ",
-    b" GET / HTTP/1.1", b"GET /\t HTTP/1.1", b"GET / HTTP/1.2", b"GET / HTTP/2.0", b"GET /", b"G\x00T / HTTP/1.1", b"GET /\xff HTTP/1.1",
-    b"GET /#a HTTP/1.1", b"GET / http/1.1",
+    b" GET / HTTP/1.1", b"GET /\t HTTP/1.1", b"GET / HTTP/1.2", b"GET / HTTP/2.0", b"GET /", b"G\x00T / HTTP/1.1",
+    b"GET /\xff HTTP/1.1", b"GET /#a HTTP/1.1", b"GET / http/1.1",
 ]  # fmt: skip
 STATUS_LINES = [
     b"HTTP/1.1 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.0 200 OK", b"HTTP/1.1 204 No", b"HTTP/1.1 304 No",
@@ -59,8 +59,8 @@ STATUS_LINES = [
     b"http/1.1 200 OK", b"HTTP/1.1 200 O\x00", b"HTTP/1.2 200 OK", b" HTTP/1.1 200 OK",
 ]  # fmt: skip
 BODIES = [
-    b"", b"hello", b"hello!", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"5\nhello\r\n0\r\n\r\n", b"5\r\nhello0\r\n\r\n",
-    b"5\r\nhelloXX0\r\n\r\n",
+    b"", b"hello", b"hello!", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"5\nhello\r\n0\r\n\r\n",
+    b"5\r\nhello0\r\n\r\n", b"5\r\nhelloXX0\r\n\r\n", b"5\r\nhello\n\r0\r\n\r\n",
     b"05;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", b"-5\r\nhello\r\n0\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n",
     b"5;a=\nb\r\nhello\r\n0\r\n\r\n", b"0\r\nA : b\r\n\r\n", b"0\r\nGET / HTTP/1.1\r\n\r\n", b"5\r\nhello\r\n0\r\n\n",
     b"0x5\r\nhello\r\n0\r\n\r\n", b"10000000000000005\r\nhello\r\n0\r\n\r\n", b"5;\r\nhello\r\n0\r\n\r\n",
@@ -92,7 +92,9 @@ def _near(draw: st.DrawFn, firsts: list[bytes], always: list[bytes]) -> bytes:
         lines.insert(draw(st.integers(1, len(lines))), draw(st.sampled_from(LINES)))
     ends = [b"\r\n"] * (len(lines) + 1)
     if "end" in oddities:
-        ends[draw(st.integers(0, len(lines)))] = draw(st.sampled_from([b"\n", b"\r", b"\r\r\n", b"\n\r", b" \r\n", b""]))
+        ends[draw(st.integers(0, len(lines)))] = draw(
+            st.sampled_from([b"\n", b"\r", b"\r\r\n", b"\n\r", b" \r\n", b""])
+        )
     if "body" in oddities:
         body = draw(st.sampled_from(BODIES))
     data = b"".join(line + end for line, end in zip(lines, ends, strict=False)) + ends[-1] + body
@@ -105,5 +107,6 @@ def _near(draw: st.DrawFn, firsts: list[bytes], always: list[bytes]) -> bytes:
 near_requests = _near(REQUEST_LINES, [b"Host: a"])
 near_responses = _near(STATUS_LINES, [])
 noise = st.binary(max_size=200) | st.lists(
-    st.sampled_from([*LINES, *REQUEST_LINES, *STATUS_LINES, *BODIES, b"\r\n", b"\r\n", b"\r\n\r\n", b"\r", b"\n"]), max_size=12
+    st.sampled_from([*LINES, *REQUEST_LINES, *STATUS_LINES, *BODIES, b"\r\n", b"\r\n", b"\r\n\r\n", b"\r", b"\n"]),
+    max_size=12,
 ).map(b"".join)

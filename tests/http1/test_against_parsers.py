@@ -20,7 +20,9 @@ from tests.http1.strategies import METHODS, near_requests, near_responses
 H11_LACKS = (b"\r\n",)
 # Space and tab behind a value are no part of it (RFC 9110 section 5.5), and in chunk extensions they may stand around
 # ";" and "=" (RFC 9112 section 7.1.1); httptools does not know that. Neither crosses: all of it is written anew.
-HTTPTOOLS_LACKS = re.compile(rb"(?i)\r\n(transfer-encoding|content-length):[^\r]*\t|\n[0-9a-f]+[^\r]*([\t ][;=]|[;=][\t ])")
+HTTPTOOLS_LACKS = re.compile(
+    rb"(?i)\r\n(transfer-encoding|content-length):[^\r]*\t|\n[0-9a-f]+[^\r]*([\t ][;=]|[;=][\t ])"
+)
 
 
 class Refused(Exception):

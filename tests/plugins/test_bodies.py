@@ -408,13 +408,14 @@ def test_a_plugins_own_time_limit_while_it_waits_for_a_connection_gives_it_back(
         assert go.wait(TIMEOUT)
         session.send(OK)
 
-    running, _ = plugged(around(LIMIT + 'return Response(200, {}, b"stale")'), "Around", plan(slow), service)
+    body = 'if exchange.request.path == "/":\n    return await call()' + LIMIT + 'return Response(200, {}, b"stale")'
+    running, _ = plugged(around(body), "Around", plan(slow), service)
     with RawSocket.connect(running.port) as client:
         client.send(GET)
         assert here.wait(TIMEOUT)
-        assert get(running.port).body == b"stale"
-        assert client.read_answer().body == b"stale"
-    go.set()
+        assert get(running.port, "/limited").body == b"stale"
+        go.set()
+        assert client.read_answer().body == b"ok"
     assert at_rest(running) == NOTHING
     assert get(running.port).body == b"ok"
 

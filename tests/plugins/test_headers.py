@@ -49,7 +49,8 @@ def test_variables(edited):
         "{header.none}|{query.none}|{param.none} {{}}"
     )
     got, head = edited(
-        f'{{request: {{set: {{X-All: "{text}"}}}}, response: {{set: {{X-Status: "{{status}} {{target}} {{request_id}}"}}}}}}',
+        f'{{request: {{set: {{X-All: "{text}"}}}}, '
+        'response: {set: {X-Status: "{status} {target} {request_id}"}}}',
         "/a/b?q=x%20y&r=2",
         "X-In: in\r\n",
     )

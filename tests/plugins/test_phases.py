@@ -224,8 +224,8 @@ class Tell(Plugin[PluginConfig]):
     def on_response(self, exchange, response):
         who = exchange.consumer
         assert "staff" in who.groups and who.claims == {"sub": "1"}
-        values = [who.name, exchange.state["tier"], exchange.params["rest"], exchange.route, exchange.service, exchange.client_ip]
-        response.headers.set("X-Told", " ".join(values))
+        names = [exchange.route, exchange.service, exchange.client_ip]
+        response.headers.set("X-Told", " ".join([who.name, exchange.state["tier"], exchange.params["rest"], *names]))
 """
     running, _ = plugged(code, "{use: './mine.py:Who'}, {use: './mine.py:Tell'}")
     assert get(running.port, "/a/b").get("x-told") == "ann gold a/b all s 127.0.0.1"

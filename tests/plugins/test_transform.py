@@ -70,7 +70,10 @@ def test_other_bodies_pass_untouched(through, body, kind, fields):
 
 
 def test_paths_name_members_inside_others(through):
-    config = "{request: {remove: [a.b, none.at.all, list.x], rename: {old.name: new.place.name, gone: x}, set: {s.t: [1], list.y: 2}}}"
+    config = (
+        "{request: {remove: [a.b, none.at.all, list.x], rename: {old.name: new.place.name, gone: x}, "
+        "set: {s.t: [1], list.y: 2}}}"
+    )
     body = {"a": {"b": 1, "c": 2}, "old": {"name": "n"}, "list": [1], "s": 3}
     assert json.loads(through(config, json.dumps(body).encode())) == {
         "a": {"c": 2},
