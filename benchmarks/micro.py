@@ -60,9 +60,7 @@ def _nothing() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases whose name holds one of the given words, or all; gives the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.micro", description="Time the hot parts one by one."
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro", description="Time the hot parts one by one.")
     parser.add_argument("words", nargs="*", help="only cases whose name holds one of these words")
     options = parser.parse_args(arguments)
 

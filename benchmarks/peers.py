@@ -40,19 +40,13 @@ class Peer:
 
 def filled(template: str, *, port: int, upstream: int, directory: Path) -> str:
     """`template` with its three places filled in."""
-    return (
-        template.replace("@PORT@", str(port))
-        .replace("@UPSTREAM@", str(upstream))
-        .replace("@DIR@", str(directory))
-    )
+    return template.replace("@PORT@", str(port)).replace("@UPSTREAM@", str(upstream)).replace("@DIR@", str(directory))
 
 
 def version_of(peer: Peer, command: list[str]) -> str:
     """The line with digits and dots that `command` prints for its version; 'unknown' if it prints none."""
     try:
-        done = subprocess.run(
-            [*command, *peer.version], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = subprocess.run([*command, *peer.version], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     for line in (done.stdout + done.stderr).splitlines():

@@ -146,9 +146,7 @@ def plain(report: Report) -> str:
 def markdown(report: Report, machine: Machine, cores: Cores, subjects: Sequence[Subject]) -> str:
     """The dated table with the machine that it was measured on."""
     versions = ", ".join(f"{subject.name} {subject.version}" for subject in subjects)
-    place = f"proxy on core {cores.proxy}, load on core {cores.load}" + (
-        " (the same)" if cores.shared else ""
-    )
+    place = f"proxy on core {cores.proxy}, load on core {cores.load}" + (" (the same)" if cores.shared else "")
     alignment = ["---", *("---:" for _ in report.columns[1:])]
     table = [report.columns, alignment, *report.rows]
     return "\n".join(

@@ -135,10 +135,7 @@ class _Usage:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)  # wrk is one, once it has ended
         return cls(
             proxy=running.process.cpu_seconds(),
-            generators=lab.upstream.process.cpu_seconds()
-            + children.ru_utime
-            + children.ru_stime
-            + time.process_time(),
+            generators=lab.upstream.process.cpu_seconds() + children.ru_utime + children.ru_stime + time.process_time(),
             proxy_core=core_busy_seconds(lab.cores.proxy),
             load_core=core_busy_seconds(lab.cores.load),
         )

@@ -67,9 +67,7 @@ def _add_events(app: FastAPI, name: str) -> None:
     ) -> StreamingResponse:
         """`count` server-sent events, `interval` seconds apart, then the end."""
         stream = _events(name, count, interval)
-        return StreamingResponse(
-            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _events(name: str, count: int, interval: float) -> AsyncIterator[str]:

@@ -50,9 +50,9 @@ def proxy(gateway: Start) -> Callable[..., RunningGateway]:
 
     def start(target: Target, service: str = "", route: str = "", extra: str = "") -> RunningGateway:
         return gateway(
-            f"services:\n  s:\n    targets: [\"{target.url}\"]\n"
+            f'services:\n  s:\n    targets: ["{target.url}"]\n'
             + "".join(f"    {line}\n" for line in service.splitlines())
-            + "routes:\n  - name: all\n    match: {path: \"/{rest...}\"}\n    service: s\n"
+            + 'routes:\n  - name: all\n    match: {path: "/{rest...}"}\n    service: s\n'
             + "".join(f"    {line}\n" for line in route.splitlines())
             + extra
         )

@@ -124,8 +124,7 @@ def test_background_start_serves_what_it_prints_and_stop_ends_it(demo: Demo) -> 
     assert len(lines) == 5
     if shutil.which("curl"):
         answers = [
-            subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
-            for line in lines
+            subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout for line in lines
         ]
         assert "This is service-a" in answers[0]
         assert "POST request to service-b" in answers[1]
@@ -188,9 +187,7 @@ def test_what_is_not_a_port_is_refused(demo: Demo, port: str) -> None:
     for variable in ("PORT", "SERVICE_A_PORT"):
         result = demo.run("-d", **{variable: port})
         assert result.returncode == 1
-        assert (
-            result.stderr == f"run_all.sh: {variable}={port} is not a port; give a number from 1 to 65535\n"
-        )
+        assert result.stderr == f"run_all.sh: {variable}={port} is not a port; give a number from 1 to 65535\n"
 
 
 def test_two_names_for_one_port_are_refused(demo: Demo) -> None:

@@ -50,7 +50,7 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         60,
     )
     assert (service.balance, service.host, service.health, service.max_in_flight) == ("p2c", "preserve", None, 1024)
-    assert service.timeouts.model_dump() == {"connect": 3, "response": 30, "idle": 60, "total": 60}
+    assert service.timeouts.model_dump() == {"connect": 3, "response": 30, "idle": 60, "total": 60, "tunnel": 3600}
     assert service.breaker is not None
     assert service.breaker.model_dump() == {"failure_rate": 0.5, "minimum": 20, "window": 10, "open": 10}
     assert (service.retry.attempts, service.retry.budget, service.retry.backoff.max) == (1, 0.2, 0.25)

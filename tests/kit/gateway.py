@@ -72,7 +72,7 @@ def run_gateway(
     path = folder / "gateway.yaml"
     path.write_text(config)
     gateway = Gateway.from_file(path, environ or {})
-    started: "threading.Event" = threading.Event()
+    started: threading.Event = threading.Event()
     failure: list[BaseException] = []
     loops: list[asyncio.AbstractEventLoop] = []
     stop: list[asyncio.Event] = []

@@ -110,9 +110,7 @@ def test_any_text_is_refused_or_is_a_path_that_a_request_can_have(text: str) -> 
         pattern = parse("/" + text)
     except ValueError:
         return
-    path = pattern.exact or "/" + "/".join(
-        "x" if segment is None else segment for segment in pattern.segments
-    )
+    path = pattern.exact or "/" + "/".join("x" if segment is None else segment for segment in pattern.segments)
     assert parse_target(path.encode("ascii"), "GET").path == path
 
 

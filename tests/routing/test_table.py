@@ -16,18 +16,14 @@ def rule(name: str, path: str, methods: str = "", **more: object) -> Rule[str]:
     return Rule(name, parse(path), name, frozenset(methods.split()), **more)  # type: ignore[arg-type]
 
 
-def match(
-    table: Table[str], text: str, host: str = "a.example", headers: dict[str, str] | None = None
-) -> Match[str]:
+def match(table: Table[str], text: str, host: str = "a.example", headers: dict[str, str] | None = None) -> Match[str]:
     method, _, target = text.partition(" ")
     path, mark, search = target.partition("?")
     fields = Headers.of((headers or {}).items())
     return table.match(Request(method, path, search if mark else None, 1, host.encode(), fields))
 
 
-def winner(
-    table: Table[str], text: str, host: str = "a.example", headers: dict[str, str] | None = None
-) -> str:
+def winner(table: Table[str], text: str, host: str = "a.example", headers: dict[str, str] | None = None) -> str:
     try:
         return match(table, text, host, headers).value
     except MethodNotAllowed as error:
@@ -190,9 +186,7 @@ def test_made_up_hosts_do_not_change_answers() -> None:
 
 
 def test_methods() -> None:
-    table = Table(
-        [rule("read", "/a", "GET"), rule("write", "/a", "POST PUT"), rule("patch", "/{x}", "PATCH")]
-    )
+    table = Table([rule("read", "/a", "GET"), rule("write", "/a", "POST PUT"), rule("patch", "/{x}", "PATCH")])
     assert winner(table, "GET /a") == "read"
     assert winner(table, "PUT /a") == "write"
     assert winner(table, "PATCH /a") == "patch"

@@ -160,9 +160,7 @@ def takes(rule: Numbered, method: str) -> bool:
     return not rule.methods or method in rule.methods or (method == "HEAD" and "GET" in rule.methods)
 
 
-def head_winner(
-    table: list[Numbered], taking: list[tuple[tuple[object, ...], Numbered, dict[str, str]]]
-) -> object:
+def head_winner(table: list[Numbered], taking: list[tuple[tuple[object, ...], Numbered, dict[str, str]]]) -> object:
     """Return what takes HEAD: among the rules of the first host and path, those that only imply it wait."""
     first = [item for item in taking if item[0][0] == taking[0][0][0]]
     explicit = [item for item in first if not implies(item[1])]
@@ -194,9 +192,7 @@ def test_the_table_answers_as_a_scan_of_all_rules_does(rules: list[Numbered], as
 
 @settings(max_examples=100, deadline=None)
 @given(tables(), st.lists(requests(), min_size=1, max_size=20))
-def test_what_is_called_unreachable_never_takes_a_request(
-    rules: list[Numbered], asked: list[Request]
-) -> None:
+def test_what_is_called_unreachable_never_takes_a_request(rules: list[Numbered], asked: list[Request]) -> None:
     dead = {found.rule for found in conflicts(rules) if found.kind == "unreachable"}
     table = Table(rules)
     for request in asked:

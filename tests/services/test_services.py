@@ -75,9 +75,7 @@ def test_get_says_which_service_this_is(service: tuple[Service, str]) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("data", [{"a": {"b": [1, None, "ü"]}}, [1, 2], "text", 7, None])
-def test_writes_answer_with_the_data_they_got(
-    service: tuple[Service, str], method: str, data: object
-) -> None:
+def test_writes_answer_with_the_data_they_got(service: tuple[Service, str], method: str, data: object) -> None:
     server, name = service
     expected = {"message": f"{method} request to {name}", "data": data}
     assert server.ask(method, "/some-path", json.dumps(data)) == (200, expected)
@@ -90,9 +88,7 @@ def test_delete_answers_without_data(service: tuple[Service, str]) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("body", ["{", "", "{'a': 1}", "\x00"])
-def test_a_body_that_is_not_json_is_the_clients_error(
-    service: tuple[Service, str], method: str, body: str
-) -> None:
+def test_a_body_that_is_not_json_is_the_clients_error(service: tuple[Service, str], method: str, body: str) -> None:
     status, _ = service[0].ask(method, "/some-path", body)
     assert status == 422
 

@@ -24,9 +24,7 @@ def open_breaker(seconds: float = 10, now: float = 0) -> Breaker:
     return breaker
 
 
-def make_exchange(
-    path: str = "/", address: str = "192.0.2.1", scheme: str = "http", **headers: str
-) -> Exchange:
+def make_exchange(path: str = "/", address: str = "192.0.2.1", scheme: str = "http", **headers: str) -> Exchange:
     """Return an exchange for GET `path`; in header names `_` stands for `-`."""
     fields = Headers.of((name.replace("_", "-"), value) for name, value in headers.items())
     request = Request("GET", path, None, 1, b"gateway", fields)

@@ -43,9 +43,7 @@ def test_removing_a_target_moves_its_keys_only(count: int, gone: int, data: st.D
         assert after is before or before is left
 
 
-@pytest.mark.parametrize(
-    "trouble", [("healthy", False), ("draining", True), ("ejected_until", 5), ("weight", 0)]
-)
+@pytest.mark.parametrize("trouble", [("healthy", False), ("draining", True), ("ejected_until", 5), ("weight", 0)])
 def test_a_target_out_of_order_spreads_its_keys_and_gets_them_back(trouble: tuple[str, object]) -> None:
     targets = make_targets(1, 1, 1, 1)
     before = owners(targets)

@@ -12,9 +12,7 @@ from gatewright.upstream.breaker import BUCKETS, TRANSITIONS, Breaker, Event, St
 NOW = 100.0
 
 
-def make(
-    failure_rate: float = 0.5, minimum: int = 4, window: float = 10, open_seconds: float = 20
-) -> Breaker:
+def make(failure_rate: float = 0.5, minimum: int = 4, window: float = 10, open_seconds: float = 20) -> Breaker:
     return Breaker(failure_rate, minimum, window, open_seconds)
 
 
@@ -70,12 +68,7 @@ def test_every_action_in_every_state_does_what_the_table_says(state: State, acti
 
 
 def test_the_actions_reach_every_transition() -> None:
-    used = {
-        (state, event)
-        for _, events in ACTIONS.values()
-        for state, event in events.items()
-        if event is not None
-    }
+    used = {(state, event) for _, events in ACTIONS.values() for state, event in events.items() if event is not None}
     assert used == set(TRANSITIONS)
 
 
@@ -124,9 +117,7 @@ def test_a_long_silence_forgets_everything() -> None:
     minimum=st.integers(1, 8),
     rate=st.sampled_from([0.1, 0.25, 0.5, 1.0]),
 )
-def test_opens_exactly_when_a_naive_window_would(
-    calls: list[tuple[bool, float]], minimum: int, rate: float
-) -> None:
+def test_opens_exactly_when_a_naive_window_would(calls: list[tuple[bool, float]], minimum: int, rate: float) -> None:
     window = 10.0
     breaker = make(rate, minimum, window)
     width = window / BUCKETS

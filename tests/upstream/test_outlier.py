@@ -66,9 +66,7 @@ def test_a_base_above_the_ceiling_is_obeyed() -> None:
     assert targets[0].ejected_until == 900
 
 
-@pytest.mark.parametrize(
-    ("calm", "length"), [(0, 120), (29, 120), (30, 90), (60, 60), (90, 30), (10_000, 30)]
-)
+@pytest.mark.parametrize(("calm", "length"), [(0, 120), (29, 120), (30, 90), (60, 60), (90, 30), (10_000, 30)])
 def test_good_behaviour_shortens_the_next_ejection(calm: float, length: float) -> None:
     targets = make_targets(1, 1)
     outlier = Outlier(1, 30, 0.5)

@@ -73,9 +73,7 @@ def test_an_error_outweighs_the_status_that_came_before_it() -> None:
     assert not RetryPolicy(on=["502"]).may_retry("GET", True, RESET, 502, 1)
 
 
-@pytest.mark.parametrize(
-    ("status", "allowed"), [(502, True), (503, True), (504, True), (500, False), (200, False)]
-)
+@pytest.mark.parametrize(("status", "allowed"), [(502, True), (503, True), (504, True), (500, False), (200, False)])
 def test_statuses_by_default(status: int, allowed: bool) -> None:
     assert RetryPolicy().may_retry("GET", True, None, status, 1) is allowed
 
@@ -97,9 +95,7 @@ def test_conditions_that_exist(token: str) -> None:
     assert check_condition(token) == token
 
 
-@pytest.mark.parametrize(
-    "token", ["", "resets", "200", "600", "5xx", "50", "5020", "\uff15\uff10\uff12", "RESET"]
-)
+@pytest.mark.parametrize("token", ["", "resets", "200", "600", "5xx", "50", "5020", "\uff15\uff10\uff12", "RESET"])
 def test_conditions_that_do_not_exist_are_refused(token: str) -> None:
     with pytest.raises(ValueError, match="connect_failure, reset, timeout or a status"):
         RetryPolicy(on=[token])

@@ -6,7 +6,8 @@ import ssl
 from gatewright.core.clock import Clock
 from gatewright.core.limits import Limits
 from gatewright.core.peer import Network
-from gatewright.net.downstream import ClientConnection, Handler
+from gatewright.net.answering import AnsweringConnection, Handler
+from gatewright.net.downstream import ClientConnection
 from gatewright.net.timers import Timers
 
 _BACKLOG = 2048
@@ -35,7 +36,7 @@ class Listener:
         self.clock = clock
         self.timers = timers
         self.trusted = trusted
-        self.connections: set[ClientConnection] = set()
+        self.connections: set[AnsweringConnection] = set()
         self.draining = False
         self.emptied = asyncio.Event()  # draining, and the last connection is gone
         self._tls = tls
@@ -65,7 +66,7 @@ class Listener:
         for connection in list(self.connections):
             connection.drain()
 
-    def forget(self, connection: ClientConnection) -> None:
+    def forget(self, connection: AnsweringConnection) -> None:
         """The connection is gone."""
         self.connections.discard(connection)
         if self.draining and not self.connections:

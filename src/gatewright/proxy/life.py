@@ -204,17 +204,9 @@ class Proxy:
             try:
                 if start.refusal is not None:
                     raise start.refusal
-                if chain.needs_task:
-                    run.check()  # the client may have gone before the Task began
-                if exchange.request.content or exchange.request.content_length != 0:
-                    self._limit_body(exchange, route)
                 response = start.response
-                if start.asked or call is not None:
-                    pass  # the request phase is over
-                elif chain.request_steps is not None:
-                    response = await run_request_steps(chain.request_steps, exchange, run)
-                elif chain.request:
-                    response = call_plain(chain.request, exchange)
+                if not start.asked and call is None:
+                    response = await self._before(exchange, route, run)
                 if response is None and route.answer is not None:
                     response = route.answer(exchange)
                 elif response is None:
@@ -248,6 +240,17 @@ class Proxy:
             if call is not None:
                 call.close(error)
             self._end(exchange, chain)
+
+    async def _before(self, exchange: Exchange, route: Route, run: Run) -> Response | None:
+        """Run the request phase; a plugin may answer in it."""
+        chain = route.chain
+        if chain.needs_task:
+            run.check()  # the client may have gone before the Task began
+        if exchange.request.content or exchange.request.content_length != 0:
+            self._limit_body(exchange, route)
+        if chain.request_steps is not None:
+            return await run_request_steps(chain.request_steps, exchange, run)
+        return call_plain(chain.request, exchange) if chain.request else None
 
     def _limit_body(self, exchange: Exchange, route: Route) -> None:
         limit, request = route.body_limit, exchange.request
