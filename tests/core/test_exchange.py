@@ -73,7 +73,7 @@ def test_reject_notes_its_reason():
 
 
 def test_a_body_that_was_not_asked_for_cannot_be_read_or_replaced():
-    message = Response.received(200, b"OK", 1, Headers())
+    message = Response.received(200, b"OK", 1, Headers(), True, None, False)
     with pytest.raises(RuntimeError, match='declare body = "buffer"'):
         _ = message.body
     with pytest.raises(RuntimeError, match='declare body = "buffer"'):

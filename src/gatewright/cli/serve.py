@@ -18,6 +18,7 @@ from gatewright.telemetry.own_log import start_own_log
 _log = logging.getLogger("gatewright")
 _FILES = 65536
 _GRACE = 30.0
+_GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare ones of plugins rarely
 _LOG_SECONDS = 1.0
 
 
@@ -44,6 +45,7 @@ async def _serve(gateway: Gateway) -> int:
     # Nothing of what start-up made will ever be garbage; without this every full collection walks all of it.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
     for listener in gateway.listeners:
         print(f"gatewright: listening on {listener.url}", file=sys.stderr, flush=True)
     await told.get()

@@ -4,7 +4,8 @@ The proxy moves an exchange through its life; a codec's connection made it and w
 """
 
 import json
-import random
+import os
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,10 +14,17 @@ from gatewright.core.headers import FORWARDING, REQUEST_ID, Field
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer, client_behind
 
-_random_bits = random.getrandbits  # unique, not secret: os.urandom would cost a system call of 0.6 us
+# Request IDs: unique, not secret. Made in batches, because one by one they cost 0.3 us each, in a batch 0.1.
+_ids: list[str] = []
+_BATCH = 256
 _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:+/=@")
 _NO_PARAMS: dict[str, str] = {}  # replaced, never edited
 PROBLEM = "application/problem+json"
+
+
+def _new_id() -> str:
+    _ids.extend(re.findall(".{32}", os.urandom(16 * _BATCH).hex()))
+    return _ids.pop()
 
 
 class Downstream(Protocol):
@@ -116,7 +124,7 @@ class Exchange:
         if request.headers.marks & REQUEST_ID and peer.trusted and (known := self._inbound_id()) is not None:
             self.id = known
         else:
-            self.id = f"{_random_bits(128):032x}"
+            self.id = _ids.pop() if _ids else _new_id()
 
     def _inbound_id(self) -> str | None:
         value = self.request.headers.get("x-request-id", "") or ""

@@ -98,7 +98,16 @@ class Response(Message):
         self.keep_alive = True
 
     @classmethod
-    def received(cls, status: int, phrase: bytes, version: int, headers: Headers) -> "Response":
+    def received(
+        cls,
+        status: int,
+        phrase: bytes,
+        version: int,
+        headers: Headers,
+        keep_alive: bool,
+        length: int | None,
+        chunked: bool,
+    ) -> "Response":
         """Return a target's answer as its head told it."""
         response = cls.__new__(cls)
         response.status = status
@@ -108,9 +117,9 @@ class Response(Message):
         response.from_target = True
         response.content = b""
         response.readable = False
-        response.content_length = None
-        response.chunked = False
-        response.keep_alive = True
+        response.content_length = length
+        response.chunked = chunked
+        response.keep_alive = keep_alive
         return response
 
     def __repr__(self) -> str:

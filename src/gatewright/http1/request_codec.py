@@ -24,7 +24,7 @@ from gatewright.core.headers import (
 )
 from gatewright.core.limits import Limits
 from gatewright.core.messages import Request
-from gatewright.core.target import Target, parse_target
+from gatewright.core.target import parse_target
 from gatewright.http1.body import BodyReader
 from gatewright.http1.fields import (
     BARE_END,
@@ -118,7 +118,7 @@ class Block:
 
 
 _blocks: Memo[Block] = Memo(1024, 1024)
-_targets: Memo[Target] = Memo(4096, 256)
+_request_lines: Memo[tuple[str, int, str, str | None, bytes | None]] = Memo(4096, 256)
 
 
 class RequestCodec(BodyReader):
@@ -155,26 +155,17 @@ class RequestCodec(BodyReader):
             self._refuse_size()
         self._scanned = 0
         self.buffer = buffer[end + 4 :]
-        try:
-            method_bytes, raw_target, version_bytes = buffer[:line_end].split(b" ")
-        except ValueError:
-            raise RequestError(Reason.MALFORMED_REQUEST, "The request line is not METHOD TARGET VERSION") from None
-        method = _METHODS.get(method_bytes) or _other_method(method_bytes)
-        version = 1 if version_bytes == b"HTTP/1.1" else _other_version(version_bytes)
+        line = buffer[:line_end]
+        parsed = _request_lines.get(line) or _request_lines.put(line, _parse_line(line))
+        method, version, path, query, authority = parsed
         block_bytes = buffer[line_end + 2 : end]
         block = _blocks.get(block_bytes) if version else None
         if block is None:
             block = self._learn_block(block_bytes, version)
         if block.count > limits.header_count:
             self._refuse_count()
-        target = _targets.get(raw_target)
-        if target is None:
-            target = parse_target(raw_target, method)
-            if raw_target.startswith(b"/"):  # the other forms mean different things to different methods
-                _targets.put(raw_target, target)
-            elif target.authority is not None:
-                block = block.for_authority(target.authority)
-        path, query, _, _ = target
+        if authority is not None:
+            block = block.for_authority(authority)
         headers = Headers(block.fields, block.marks, block.wire)
         request = Request(method, path, query, version, block.host, headers)
         if block.special:
@@ -223,6 +214,18 @@ class RequestCodec(BodyReader):
 
     def _refuse_count(self) -> None:
         raise RequestError(Reason.TOO_MANY_HEADERS, f"A request may have {self._limits.header_count} header fields")
+
+
+def _parse_line(line: bytes) -> tuple[str, int, str, str | None, bytes | None]:
+    """Return method, minor version, normalised path, query and authority of a request line. Raises RequestError."""
+    try:
+        method_bytes, raw_target, version_bytes = line.split(b" ")
+    except ValueError:
+        raise RequestError(Reason.MALFORMED_REQUEST, "The request line is not METHOD TARGET VERSION") from None
+    method = _METHODS.get(method_bytes) or _other_method(method_bytes)
+    version = 1 if version_bytes == b"HTTP/1.1" else _other_version(version_bytes)
+    target = parse_target(raw_target, method)
+    return method, version, target.path, target.query, target.authority
 
 
 def _other_method(method: bytes) -> str:

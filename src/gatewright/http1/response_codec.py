@@ -105,12 +105,11 @@ class ResponseCodec(BodyReader):
                 head = _heads.put(head_bytes, Head(head_bytes))
             except RequestError as error:
                 raise ResponseError(*as_response_error(error)) from error
+        length = head.content_length
+        headers = Headers(head.fields, head.marks, head.wire)
         response = Response.received(
-            head.status, head.phrase, head.version, Headers(head.fields, head.marks, head.wire)
+            head.status, head.phrase, head.version, headers, head.keep_alive, length, head.chunked
         )
-        response.keep_alive = head.keep_alive
-        length = response.content_length = head.content_length
-        response.chunked = head.chunked
         if head.status >= 200:
             if head.has_body and length is not None and len(self.buffer) >= length and self.method != "HEAD":
                 response.content = self.buffer[:length]  # the usual answer: all of it came at once

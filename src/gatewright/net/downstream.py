@@ -73,22 +73,19 @@ class ClientConnection(AnsweringConnection):
         if self._advancing:
             return
         self._advancing = True
-        try:
-            while self.state is IDLE or self.state is HEAD:
-                if not self._codec.buffer or self.congested:
-                    break
-                try:
-                    request = self._codec.next_request()
-                except RequestError as error:
-                    self._refuse(error)
-                    break
-                if request is None:
-                    if self._codec.buffer:  # else it was but an empty line
-                        self._wait_for_head()
-                    break
-                self._begin(request)
-        finally:
-            self._advancing = False
+        codec = self._codec
+        while codec.buffer and (self.state is IDLE or self.state is HEAD) and not self.congested:
+            try:
+                request = codec.next_request()
+            except RequestError as error:
+                self._refuse(error)
+                break
+            if request is None:
+                if codec.buffer:  # else it was but an empty line
+                    self._wait_for_head()
+                break
+            self._begin(request)
+        self._advancing = False
 
     def _wait_for_head(self) -> None:
         if self.state is IDLE:

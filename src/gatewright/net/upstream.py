@@ -84,6 +84,7 @@ class TargetConnection(Endpoint):
         "_user",
         "_wait",
         "born",
+        "released_at",
         "served",
         "state",
     )
@@ -106,6 +107,7 @@ class TargetConnection(Endpoint):
         self.served = 0
         self._heard = False  # a byte of the present answer has come
         self._reusable = True
+        self.released_at = self.born  # when the last answer was complete
         self._carried = 0  # by a tunnel, when it was last looked at
         self._interim = 0
 
@@ -183,7 +185,7 @@ class TargetConnection(Endpoint):
             self.carry(data)
             return
         if state is IDLE or state is CLOSED:
-            self._close()  # nobody asked: whatever it is, it must not become the next request's answer
+            self.close()  # nobody asked: whatever it is, it must not become the next request's answer
             return
         codec = self._codec
         codec.buffer = codec.buffer + data if codec.buffer else data
@@ -252,15 +254,16 @@ class TargetConnection(Endpoint):
             self._timers.set(self, self._clock.now() + self._idle)
 
     def _release(self) -> None:
-        self._user = None
+        self._user = self._last_user = None
         sending, self._sending = self._sending, False
         if self.feeder is not None:
             self.feeder.detach()
         if sending or not self._reusable or self._codec.buffer or self._closed:
-            self._close()
+            self.close()
         else:
             self.state = IDLE
-            self._owner.released(self, self._clock.now())
+            self.released_at = now = self._clock.now()
+            self._owner.released(self, now)
 
     # Ends
 
@@ -291,7 +294,7 @@ class TargetConnection(Endpoint):
         elif self.state is TUNNEL:
             self._look_at_tunnel()
         else:
-            self._close()
+            self.close()
 
     def watch_tunnel(self, seconds: float) -> None:
         """End the tunnel when nothing was carried either way for `seconds`, twice that at the most."""
@@ -329,7 +332,7 @@ class TargetConnection(Endpoint):
             self._owner.lost(self)
             return
         self._on_end(exc)
-        self._close()
+        self.close()
 
     def _on_end(self, exc: Exception | None) -> None:
         pipe = self._pipe
@@ -353,12 +356,12 @@ class TargetConnection(Endpoint):
                 reset = UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", Retry.NEVER, str(exc))
             self._fail(reset)
         elif self.state is IDLE:
-            self._close()
+            self.close()
 
     def _fail(self, error: GatewayError) -> None:
         user, self._user = self._user, None
         pipe, self._pipe = self._pipe, None
-        self._close()
+        self.close()
         if user is not None:
             user.on_failure(error)
         elif pipe is not None:
@@ -369,14 +372,15 @@ class TargetConnection(Endpoint):
         if user is self._last_user and self.state is not IDLE:
             self._user = None
             self._pipe = None
-            self._close()
+            self.close()
 
     @property
     def is_closed(self) -> bool:
         """Tell whether the connection is of no use any more."""
         return self.state is CLOSED
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection, with whatever is under way on it."""
         if self.feeder is not None:
             self.feeder.detach()
         self._sending = False
@@ -388,10 +392,6 @@ class TargetConnection(Endpoint):
             self._timers.set(self, NEVER)
             # abort, not close: nothing of what is still buffered may reach the target as if it were a whole request.
             self.transport.abort()
-
-    def close(self) -> None:
-        """Close an idle connection."""
-        self._close()
 
 
 def _as_answer_error(error: GatewayError) -> GatewayError:

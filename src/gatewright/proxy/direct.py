@@ -7,8 +7,7 @@ protocols, a client that goes away) is handed over, with the attempt as it stand
 it; so there is one place for every decision, and it is not here.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gatewright.core.errors import GatewayError
 from gatewright.core.exchange import Exchange
@@ -18,22 +17,26 @@ from gatewright.proxy.attempt import Attempt
 from gatewright.upstream.service import Service
 from gatewright.upstream.target import Target
 
-HandOver = Callable[["DirectAttempt"], Run]
-Finish = Callable[["DirectAttempt", Response], None]
+
+class Lane(Protocol):
+    """The proxy, as a direct attempt sees it."""
+
+    def finish(self, attempt: "DirectAttempt", response: Response) -> None:
+        """The answer is complete."""
+
+    def hand_over(self, attempt: "DirectAttempt") -> Run:
+        """Let the long way go on; return what waits for the attempt's outcome."""
 
 
 class DirectAttempt(Attempt):
     """A first attempt that nobody waits for: it calls `finish`, or `hand_over` and is one like any from then on."""
 
-    __slots__ = ("_finish", "_hand_over", "route")
+    __slots__ = ("_lane", "route")
 
-    def __init__(
-        self, exchange: Exchange, route: Any, service: Service, target: Target, finish: Finish, hand_over: HandOver
-    ) -> None:
+    def __init__(self, exchange: Exchange, route: Any, service: Service, target: Target, lane: Lane) -> None:
         super().__init__(exchange, service, target, exchange.request.headers, None, exchange.started)
         self.route = route
-        self._finish = finish
-        self._hand_over = hand_over
+        self._lane = lane
 
     def on_response(self, response: Response) -> None:
         """The answer's head came."""
@@ -42,15 +45,15 @@ class DirectAttempt(Attempt):
             if type(response.content) is bytes and (
                 200 <= status < 400 or (status >= 400 and str(status) not in self._service.retry.on)
             ):
-                self._finish(self, response)
+                self._lane.finish(self, response)
                 return
-            self._run = self._hand_over(self)
+            self._run = self._lane.hand_over(self)
         self._run.wake(response)
 
     def on_failure(self, error: GatewayError) -> None:
         """No answer will come."""
         if self._run is None:
-            self._run = self._hand_over(self)
+            self._run = self._lane.hand_over(self)
         self._run.fail(error)
 
     # What drives an exchange can be told that it fails (`Exchange.run`): here that is the attempt.

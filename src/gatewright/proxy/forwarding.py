@@ -35,7 +35,7 @@ def request_head(exchange: Exchange, headers: Headers, host: bytes, length: int 
     fields = headers.wire
     if fields is None:
         fields = headers.join(REQUEST_WRITTEN)
-    url = exchange.rewritten or request.url
+    url = exchange.rewritten or (request.path if request.query is None else request.url)
     client_host = request.host
     if peer.trusted and marks & FORWARDING:
         forwarding = _chained(exchange, headers, client_host)

@@ -131,7 +131,7 @@ class Proxy:
         exchange.service = service.name
         exchange.target = target.name
         exchange.attempts = 1
-        attempt = DirectAttempt(exchange, route, service, target, self._finish, self._hand_over)
+        attempt = DirectAttempt(exchange, route, service, target, self)
         exchange.run = attempt
         try:
             if route.rewrite is not None:
@@ -142,16 +142,15 @@ class Proxy:
             attempt.on_failure(self._understood(exchange, exc))
         return None
 
-    def _finish(self, attempt: DirectAttempt, response: Response) -> None:
+    def finish(self, attempt: DirectAttempt, response: Response) -> None:
         """The answer is complete: judge, run the response phase, deliver."""
         exchange, chain = attempt.exchange, attempt.route.chain
         service: Service = attempt.route.service
         target = attempt.target
-        now = self._clock.now()
+        now = attempt.connection.released_at
         exchange.upstream_seconds = now - attempt.started
         exchange.upstream_status = response.status
         exchange.response = response
-        exchange.run = None  # the attempt refers back: without this every exchange would wait for the cyclic collector
         service.judge(target, response.status >= 500, now, attempt.started)
         target.in_flight -= 1
         service.in_flight -= 1
@@ -170,7 +169,7 @@ class Proxy:
             exchange.downstream.abort(exchange)
         self._end(exchange, chain)
 
-    def _hand_over(self, attempt: DirectAttempt) -> Run:
+    def hand_over(self, attempt: DirectAttempt) -> Run:
         """Let the long way go on with an attempt of the short one; return what waits for its outcome."""
         exchange = attempt.exchange
         run = exchange.run = Run()

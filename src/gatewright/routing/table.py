@@ -250,7 +250,7 @@ class _Bucket(Generic[T]):
     def find(self, request: Request, missed: list[_Leaf[T]]) -> Match[T] | None:
         """Return what takes the request; put those whose path matched in vain into `missed`."""
         path = request.path
-        leaf = self._exact.get(path)
+        leaf = self._exact.get(path) if self._exact else None
         if leaf is not None:
             entry = leaf.pick(request)
             if entry is not None:

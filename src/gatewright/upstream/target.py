@@ -18,12 +18,14 @@ class Target:
     """An address that attempts can go to. Two targets are equal only if they are the same object."""
 
     __slots__ = (
+        "_draining",
+        "_healthy",
+        "_in_rotation",
+        "_weight",
         "breaker",
         "consecutive_failures",
-        "draining",
         "ejected_until",
         "ejections",
-        "healthy",
         "host",
         "in_flight",
         "name",
@@ -31,7 +33,6 @@ class Target:
         "port",
         "scheme",
         "url",
-        "weight",
     )
 
     def __init__(self, url: str, scheme: str, host: str, port: int, weight: int = 1) -> None:
@@ -40,11 +41,12 @@ class Target:
         self.scheme = scheme
         self.host = host
         self.port = port
-        self.weight = weight
+        self._weight = weight
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.in_flight = 0  # attempts now on their way
-        self.healthy = True  # what active checks say; True until told
-        self.draining = False  # finishes what it has, gets nothing new
+        self._healthy = True
+        self._draining = False
+        self._in_rotation = weight > 0
         self.ejected_until = 0.0  # seconds of the gateway's clock; in the past: not ejected
         self.ejections = 0  # how often in a row, see outlier.py
         self.consecutive_failures = 0
@@ -76,15 +78,47 @@ class Target:
             raise ValueError(f"{url!r}: weight {weight} is below 0; 0 takes a target out of rotation")
         return cls(url, parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme], weight)
 
+    # What balancers ask of a target on each attempt is settled when one of these three changes, which is rare.
+
+    @property
+    def healthy(self) -> bool:
+        """What active checks say; True until told."""
+        return self._healthy
+
+    @healthy.setter
+    def healthy(self, healthy: bool) -> None:
+        self._healthy = healthy
+        self._settle()
+
+    @property
+    def draining(self) -> bool:
+        """It finishes what it has and gets nothing new."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        self._settle()
+
+    @property
+    def weight(self) -> int:
+        """Its share of the traffic beside the others' weights; 0 takes none."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: int) -> None:
+        self._weight = weight
+        self._settle()
+
+    def _settle(self) -> None:
+        self._in_rotation = self._healthy and not self._draining and self._weight > 0
+
     def usable(self, now: float) -> bool:
-        """Tell whether an attempt may go here at `now` (seconds). Takes no probe from the breaker."""
-        return (
-            self.healthy
-            and not self.draining
-            and self.ejected_until <= now
-            and self.weight > 0
-            and ((breaker := self.breaker) is None or breaker.state is _CLOSED or breaker.allows(now))
-        )
+        """Tell whether an attempt may go here at `now` (seconds). Takes no half-open probe from the breaker."""
+        if not self._in_rotation or self.ejected_until > now:
+            return False
+        breaker = self.breaker
+        return breaker is None or breaker.state is _CLOSED or breaker.allows(now)
 
     def __repr__(self) -> str:
         words = [self.name, f"in_flight={self.in_flight}"]
