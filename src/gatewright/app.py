@@ -23,7 +23,7 @@ from gatewright.net.listener import Listener
 from gatewright.net.timers import Timers
 from gatewright.net.tls import server_context
 from gatewright.proxy.life import Proxy, Telemetry
-from gatewright.telemetry.access_log import AccessLog, NoLog
+from gatewright.telemetry.access_log import AccessLog
 from gatewright.telemetry.sink import LineSink
 
 _log = logging.getLogger("gatewright")
@@ -94,10 +94,10 @@ class Gateway:
             self._sink.close()
             self._sink = None
 
-    def _telemetry(self) -> Telemetry:
+    def _telemetry(self) -> Telemetry | None:
         log = self.config.access_log
         if log is None:
-            return NoLog()
+            return None
         self._sink = LineSink(str(log.destination))
         return AccessLog(self._sink, self._clock)
 

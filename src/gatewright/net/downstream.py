@@ -84,7 +84,16 @@ class ClientConnection(AnsweringConnection):
                 if codec.buffer:  # else it was but an empty line
                     self._wait_for_head()
                 break
-            self._begin(request)
+            started = self._clock.now()
+            exchange = self._exchange = Exchange(request, self.peer, self, started)
+            self.state = BUSY
+            self.deadline = NEVER
+            self._close_after = not request.keep_alive
+            if codec.framing is not FRAMED_HEAD:
+                self._open_body(request, started)
+            elif request.content:
+                exchange.bytes_in = request.content_length or 0
+            self._shared.handler.handle(exchange)
         self._advancing = False
 
     def _wait_for_head(self) -> None:
@@ -93,21 +102,13 @@ class ClientConnection(AnsweringConnection):
             self._first_byte = self._clock.now()
             self._timers.set(self, self._first_byte + self._limits.header_timeout)
 
-    def _begin(self, request: Request) -> None:
-        started = self._clock.now()
-        exchange = self._exchange = Exchange(request, self.peer, self, started)
-        self.state = BUSY
-        self.deadline = NEVER
-        self._close_after = not request.keep_alive
-        if self._codec.framing is not FRAMED_HEAD:
-            pipe = request.content = self._pipe = Pipe(self, keep=True)
-            self._timers.set(self, started + self._limits.body_timeout)
-            self._read_body()
-            if pipe.ended and pipe.replayable and not pipe.trailers:
-                request.content = pipe.take()
-        elif request.content:
-            exchange.bytes_in = request.content_length or 0
-        self._shared.handler.handle(exchange)
+    def _open_body(self, request: Request, started: float) -> None:
+        """Read what is here of a body that is not here as a whole."""
+        pipe = request.content = self._pipe = Pipe(self, keep=True)
+        self._timers.set(self, started + self._limits.body_timeout)
+        self._read_body()
+        if pipe.ended and pipe.replayable and not pipe.trailers:
+            request.content = pipe.take()
 
     def _read_body(self) -> None:
         pipe = self._pipe

@@ -71,7 +71,7 @@ class _Start:
 class Proxy:
     """Answers exchanges by the present snapshot. `snapshot` may be swapped at any time: an exchange keeps its own."""
 
-    def __init__(self, snapshot: Snapshot, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(self, snapshot: Snapshot, clock: Clock, telemetry: Telemetry | None) -> None:
         self.snapshot = snapshot
         self.in_flight = 0
         self._clock = clock
@@ -94,7 +94,7 @@ class Proxy:
             route, refusal = snapshot.unrouted, error
         self.in_flight += 1
         content = exchange.request.content
-        if refusal is None and route.direct and type(content) is bytes:
+        if route.direct and refusal is None and type(content) is bytes:
             start = self._go_directly(exchange, route, content)
             if start is None:
                 return
@@ -108,7 +108,8 @@ class Proxy:
     def _go_directly(self, exchange: Exchange, route: Route, content: bytes) -> "_Start | None":
         """Send the request and return None, or return how far it came."""
         request, chain, service = exchange.request, route.chain, route.service
-        assert service is not None
+        if service is None:
+            return _Start()
         if request.upgrade is not None or request.headers.marks & VIA or service.in_flight >= service.max_in_flight:
             return _Start()
         if content and route.body_limit and len(content) > route.body_limit:
@@ -151,7 +152,11 @@ class Proxy:
         exchange.upstream_seconds = now - attempt.started
         exchange.upstream_status = response.status
         exchange.response = response
-        service.judge(target, response.status >= 500, now, attempt.started)
+        breaker = target.breaker
+        if response.status >= 500 or target.consecutive_failures or breaker is None:
+            service.judge(target, response.status >= 500, now, attempt.started)
+        else:
+            breaker.record(True, now, attempt.started)
         target.in_flight -= 1
         service.in_flight -= 1
         if exchange.kept is not None and SET_COOKIE in exchange.kept:
@@ -185,7 +190,8 @@ class Proxy:
         assert response is not None
         exchange.status = response.status
         exchange.bytes_out = len(response.content) if isinstance(response.content, bytes) else 0
-        self._telemetry.record(exchange, self._clock.now() - started)
+        if self._telemetry is not None:
+            self._telemetry.record(exchange, self._clock.now() - started)
         return response, exchange.id
 
     def client_gone(self, exchange: Exchange) -> None:
@@ -298,6 +304,8 @@ class Proxy:
         self.in_flight -= 1
         if chain.done:
             call_done(chain.done, exchange)
+        if self._telemetry is None:
+            return
         try:
             self._telemetry.record(exchange, self._clock.now() - exchange.started)
         except Exception:  # a plugin's text that no encoder takes, say: one line is lost, no connection

@@ -120,13 +120,6 @@ class AccessLog:
         self._sink.write(self._encode(line) + b"\n")
 
 
-class NoLog:
-    """The access log that is turned off."""
-
-    def record(self, exchange: Exchange, seconds: float) -> None:
-        """Forget it."""
-
-
 def redact_query(query: str | None) -> str | None:
     """Return `query` with the values of parameters whose names are known for secrets replaced."""
     if not query or "=" not in query:
