@@ -93,7 +93,7 @@ def precedence(rule: Rule[T], position: int) -> tuple[int, int, bool, int, int]:
 class _Entry(Generic[T]):
     """A rule as it is asked while matching."""
 
-    __slots__ = ("_cut", "_params", "_rest", "_rest_at", "conditions", "key", "methods", "value")
+    __slots__ = ("_params", "_rest_at", "conditions", "cut", "key", "methods", "rest", "value")
 
     def __init__(self, rule: Rule[T], position: int) -> None:
         pattern = rule.pattern
@@ -102,24 +102,20 @@ class _Entry(Generic[T]):
         self.conditions = Conditions(rule.headers, rule.query) if rule.predicates else None
         self.key = precedence(rule, position)
         self._params = pattern.params
-        self._rest = pattern.rest
+        self.rest = pattern.rest or ""
         self._rest_at = len(pattern.segments) + 1
         # Where the rest begins in every path that matches; not known when parameters stand before it.
-        self._cut = 0 if pattern.params else sum(len(text or "") + 1 for text in pattern.segments) + 1
+        self.cut = 0 if pattern.params else sum(len(text or "") + 1 for text in pattern.segments) + 1
 
     def capture(self, path: str, segments: list[str]) -> dict[str, str]:
         """Return the parameters of a path that matches; `segments` is the path, split at its slashes."""
-        if self._rest is None:
+        if not self.rest:
             return {name: segments[index + 1] for name, index in self._params}
-        if self._cut:
-            return self.capture_rest(path)
+        if self.cut:
+            return {self.rest: path[self.cut :]}
         params = {name: segments[index + 1] for name, index in self._params}
-        params[self._rest] = "/".join(segments[self._rest_at :])
+        params[self.rest] = "/".join(segments[self._rest_at :])
         return params
-
-    def capture_rest(self, path: str) -> dict[str, str]:
-        """Return the parameters where the rest is the only one."""
-        return {self._rest or "": path[self._cut :]}
 
 
 class _Leaf(Generic[T]):
@@ -247,10 +243,28 @@ class _Bucket(Generic[T]):
                 self._prefixes[segment] = node.rest[1]
         self._regexes.sort(key=lambda item: (-regex_priorities[item[0].pattern], -len(item[0].pattern)))
 
+    def find_at_once(self, request: Request) -> Match[T] | None:
+        """Return what takes the request if that needs no walk and no search; None says nothing."""
+        path = request.path
+        leaf = self._exact.get(path) if self._exact else None
+        if leaf is not None:
+            entry = leaf.pick(request)
+            return Match(entry.value, {}) if entry is not None else None
+        leaf = self._only
+        if leaf is None:
+            cut = path.find("/", 1)
+            leaf = self._prefixes.get(path[1:cut] if cut > 0 else path[1:])
+            if leaf is None:
+                return None
+        entry = leaf.pick(request)
+        if entry is None or path == "*":
+            return None
+        return Match(entry.value, {entry.rest: path[entry.cut :]})
+
     def find(self, request: Request, missed: list[_Leaf[T]]) -> Match[T] | None:
         """Return what takes the request; put those whose path matched in vain into `missed`."""
         path = request.path
-        leaf = self._exact.get(path) if self._exact else None
+        leaf = self._exact.get(path)
         if leaf is not None:
             entry = leaf.pick(request)
             if entry is not None:
@@ -259,12 +273,6 @@ class _Bucket(Generic[T]):
         if path == "*":
             return None
         if self._has_tree:
-            leaf = self._only
-            if leaf is None:
-                cut = path.find("/", 1)
-                leaf = self._prefixes.get(path[1:cut] if cut > 0 else path[1:])
-            if leaf is not None and (entry := leaf.pick(request)) is not None:
-                return Match(entry.value, entry.capture_rest(path))
             match = self._descend(request, missed)
             if match is not None:
                 return match
@@ -357,6 +365,8 @@ class Table(Generic[T]):
             buckets = self._buckets(request.host) if remembered is None else remembered
         else:
             buckets = self._any
+        if len(buckets) == 1 and (found := buckets[0].find_at_once(request)) is not None:
+            return found
         missed: list[_Leaf[T]] = []
         for bucket in buckets:
             match = bucket.find(request, missed)
