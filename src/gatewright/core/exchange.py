@@ -14,7 +14,7 @@ from gatewright.core.headers import FORWARDING, REQUEST_ID, Field
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer, client_behind
 
-# Request IDs: unique, not secret. Made in batches, because one by one they cost 0.3 us each, in a batch 0.1.
+# Request IDs: unique, not secret. Made in batches, because one by one they cost 0.35 us each, in a batch 0.19.
 _ids: list[str] = []
 _BATCH = 256
 _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._:+/=@")

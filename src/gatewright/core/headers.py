@@ -8,7 +8,7 @@ Used by the codecs (which build them), by plugins (which edit them) and by the p
 import re
 from collections.abc import Iterable, Iterator
 
-# (name in lower case, value, wire form "Name: value\r\n", mark). A plain tuple: a NamedTuple costs three times as much.
+# (name in lower case, value, wire form "Name: value\r\n", mark). A plain tuple: a NamedTuple costs six times as much.
 Field = tuple[bytes, bytes, bytes, int]
 
 HOST = 1

@@ -64,7 +64,7 @@ def response_head(response: Response, request_id: str, length: int | None, chunk
 def complete_answer(response: Response, request_id: str, content: bytes) -> bytes:
     """Return the usual answer whole: its body is there, and the connection stays.
 
-    The same bytes as `response_head` and the body, in one go: 0.3 us less, on nearly every exchange.
+    The same bytes as `response_head` and the body, in one go: 0.2 us less, on nearly every exchange.
     """
     headers = response.headers
     fields = headers.wire
