@@ -7,7 +7,7 @@ import pytest
 
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
-from gatewright.core.messages import Request, Response
+from gatewright.core.messages import ReceivedResponse, Request, Response
 from gatewright.core.peer import Peer
 
 TRUSTED = (ipaddress.ip_network("10.0.0.0/8"),)
@@ -73,7 +73,7 @@ def test_reject_notes_its_reason():
 
 
 def test_a_body_that_was_not_asked_for_cannot_be_read_or_replaced():
-    message = Response.received(200, b"OK", 1, Headers(), True, None, False)
+    message = ReceivedResponse(200, b"OK", 1, Headers(), True, None, False)
     with pytest.raises(RuntimeError, match='declare body = "buffer"'):
         _ = message.body
     with pytest.raises(RuntimeError, match='declare body = "buffer"'):

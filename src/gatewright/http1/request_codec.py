@@ -139,16 +139,17 @@ class RequestCodec(BodyReader):
         """
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned)
-        if buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a request
+        line_end = buffer.find(b"\r\n")
+        if not line_end:  # RFC 9112 section 2.2: empty lines before a request
             buffer = self.buffer = _EMPTY_LINES.sub(b"", buffer)
             self._scanned = 0
             end = buffer.find(b"\r\n\r\n")
+            line_end = buffer.find(b"\r\n")
         limits = self._limits
         if end < 0:
             if buffer:
                 self._check_partial(buffer)
             return None
-        line_end = buffer.find(b"\r\n")
         if line_end > limits.request_line:
             self._refuse_line()
         if end > limits.headers:

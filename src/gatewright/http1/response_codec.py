@@ -7,7 +7,7 @@ import re
 
 from gatewright.core.errors import Reason, RequestError, ResponseError
 from gatewright.core.headers import CONNECTION, CONTENT_LENGTH, RESPONSE_WRITTEN, TRANSFER_ENCODING, Field, Headers
-from gatewright.core.messages import Response
+from gatewright.core.messages import ReceivedResponse, Response
 from gatewright.http1.body import BodyReader, Framing
 from gatewright.http1.fields import (
     BARE_END,
@@ -107,10 +107,9 @@ class ResponseCodec(BodyReader):
                 raise ResponseError(*as_response_error(error)) from error
         length = head.content_length
         headers = Headers(head.fields, head.marks, head.wire)
-        response = Response.received(
-            head.status, head.phrase, head.version, headers, head.keep_alive, length, head.chunked
-        )
-        if head.status >= 200:
+        status = head.status
+        response = ReceivedResponse(status, head.phrase, head.version, headers, head.keep_alive, length, head.chunked)
+        if status >= 200:
             if head.has_body and length is not None and len(self.buffer) >= length and self.method != "HEAD":
                 response.content = self.buffer[:length]  # the usual answer: all of it came at once
                 self.buffer = self.buffer[length:]

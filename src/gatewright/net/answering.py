@@ -136,7 +136,9 @@ class AnsweringConnection(Endpoint):
                 exchange.bytes_out = len(content)
                 exchange.status = response.status
                 self.transport.write(complete_answer(response, exchange.id, content))
-                self._complete()
+                self._exchange = None
+                if not self._closed:
+                    self._await_next()
                 return True
             length = response.content_length if bare and response.from_target else len(content)
         else:
@@ -216,14 +218,17 @@ class AnsweringConnection(Endpoint):
                 self._timers.set(self, self._clock.now() + self._limits.write_timeout if self._unsent else NEVER)
                 self.transport.close()
         else:
-            self.state = IDLE
-            self.deadline = deadline = self._clock.now() + self._limits.keepalive_timeout
-            if deadline < self.filed:
-                self._timers.file(self)
-            if not self._reading:
-                self.resume()
-            if self._codec.buffer:
-                self.read_on()
+            self._await_next()
+
+    def _await_next(self) -> None:
+        self.state = IDLE
+        self.deadline = deadline = self._clock.now() + self._limits.keepalive_timeout
+        if deadline < self.filed:
+            self._timers.file(self)
+        if not self._reading:
+            self.resume()
+        if self._codec.buffer:
+            self.read_on()
 
     def _linger(self) -> None:
         """Close without losing the answer.

@@ -206,14 +206,14 @@ class TargetConnection(Endpoint):
                 return
             user = self._user
             assert user is not None
+            if response.status >= 200:
+                break
             if response.status == 101:
                 self.state = TUNNEL
                 self._timers.set(self, NEVER)
                 self.pause()  # what follows is the tunnel's: `join` reads on
                 user.on_response(response)
                 return
-            if response.status >= 200:
-                break
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise ResponseError(Reason.UPSTREAM_MALFORMED, "The target sends interim answers without end")

@@ -34,9 +34,20 @@ class DirectAttempt(Attempt):
     __slots__ = ("_lane", "route")
 
     def __init__(self, exchange: Exchange, route: Any, service: Service, target: Target, lane: Lane) -> None:
-        super().__init__(exchange, service, target, exchange.request.headers, None, exchange.started)
+        # Not by super(): that is 0.1 us, on nearly every exchange.
+        self.exchange = exchange
+        self._service = service
+        self._run = None
+        self._ticket = None
+        self._open = True
+        self.connection = None
+        self.judged = False
+        self.target = target
+        self.headers = exchange.request.headers
+        self.started = exchange.started
         self.route = route
         self._lane = lane
+        target.in_flight += 1
 
     def on_response(self, response: Response) -> None:
         """The answer's head came."""

@@ -11,16 +11,16 @@ Among the routes that match, the first in this order takes the request:
    presence;
 4. one that lists its methods before one that takes any;
 5. the higher `priority`, then the earlier in the file.
-So `priority` decides between equals and never lifts a route over a more specific one: what a narrow route
-takes does not depend on numbers in other routes. Regular expressions have no specificity that could be known,
-so there it leads. A route whose methods or predicates do not fit lets the next one try.
+So `priority` decides between equals and never lifts a route over a more specific one: what a narrow route takes does
+not depend on numbers in other routes. Regular expressions have no specificity that could be known, so there it leads. A
+route whose methods or predicates do not fit lets the next one try.
 
 HEAD goes where GET goes; of the routes with the same host and path, those that list HEAD go before those that
 list only GET. `OPTIONS *` is taken by the pattern "*" alone.
 
-Cost: one dict lookup for an exact path, one for each segment otherwise; each node of the tree of segments is
-visited at most once, so no request can cost more than the size of the rules. Regular expressions are tried
-one by one, after all else: thousands of them are slow.
+Cost: one dict lookup for an exact path, one for each segment otherwise; each node of the tree of segments is visited at
+most once, so no request can cost more than the size of the rules. Regular expressions are tried one by one, after all
+else: thousands of them are slow.
 """
 
 import re
@@ -83,8 +83,7 @@ class Match(Generic[T]):
 
 
 def precedence(rule: Rule[T], position: int) -> tuple[int, int, bool, int, int]:
-    """Return the key that orders rules with the same host and path (3 to 5 above); `position` is that in the
-    file."""
+    """Return the key that orders rules with the same host and path (3 to 5 above); `position` is that in the file."""
     predicates = rule.predicates
     looseness = sum(predicate.looseness for predicate in predicates)
     return (-len(predicates), looseness, not rule.methods, -rule.priority, position)
@@ -118,10 +117,14 @@ class _Entry(Generic[T]):
         return params
 
 
+def _unconditional(entries: tuple[_Entry[T], ...]) -> _Entry[T] | None:
+    return entries[0] if entries and entries[0].conditions is None else None
+
+
 class _Leaf(Generic[T]):
     """The rules that share a host and a path, in order, by method."""
 
-    __slots__ = ("_by_method", "_entries", "_other")
+    __slots__ = ("_by_method", "_entries", "_other", "sure", "sure_other")
 
     def __init__(self) -> None:
         self._entries: list[_Entry[T]] = []
@@ -141,6 +144,9 @@ class _Leaf(Generic[T]):
         }
         if "GET" in methods:
             self._by_method["HEAD"] = self._for_head()
+        # What takes a method whatever else the request says; None where that matters.
+        self.sure = {method: _unconditional(entries) for method, entries in self._by_method.items()}
+        self.sure_other = _unconditional(self._other)
 
     def _for_head(self) -> tuple[_Entry[T], ...]:
         entries = self._entries
@@ -164,8 +170,7 @@ class _Leaf(Generic[T]):
         return None
 
     def allowed(self, request: Request) -> set[str]:
-        """Return the methods with which the request would be taken here; rules that take any have no part in
-        it."""
+        """Return the methods with which the request would be taken here; rules that take any have no part in it."""
         query = decode_query(request.query)
         methods: set[str] = set()
         for entry in self._entries:
@@ -248,7 +253,7 @@ class _Bucket(Generic[T]):
         path = request.path
         leaf = self._exact.get(path) if self._exact else None
         if leaf is not None:
-            entry = leaf.pick(request)
+            entry = leaf.sure.get(request.method, leaf.sure_other)
             return Match(entry.value, {}) if entry is not None else None
         leaf = self._only
         if leaf is None:
@@ -256,7 +261,7 @@ class _Bucket(Generic[T]):
             leaf = self._prefixes.get(path[1:cut] if cut > 0 else path[1:])
             if leaf is None:
                 return None
-        entry = leaf.pick(request)
+        entry = leaf.sure.get(request.method, leaf.sure_other)
         if entry is None or path == "*":
             return None
         return Match(entry.value, {entry.rest: path[entry.cut :]})
@@ -326,7 +331,7 @@ class _Bucket(Generic[T]):
 class Table(Generic[T]):
     """All rules of a snapshot, ready to be asked."""
 
-    __slots__ = ("_any", "_hosts", "_remembered", "_wildcards")
+    __slots__ = ("_any", "_hostless", "_hosts", "_remembered", "_wildcards")
 
     def __init__(self, rules: Iterable[Rule[T]]) -> None:
         """Compile `rules`; their order is the order of the file. Rules that conflict are not refused: see
@@ -354,17 +359,14 @@ class Table(Generic[T]):
                 self._wildcards[host[1:]] = bucket
             else:
                 self._hosts[host] = bucket
+        self._hostless = not self._hosts and not self._wildcards
 
     def match(self, request: Request) -> Match[T]:
         """Return what takes the request.
 
         Raises MethodNotAllowed when it would be taken with other methods, RequestError(no_route) otherwise.
         """
-        if self._hosts or self._wildcards:
-            remembered = self._remembered.get(request.host)
-            buckets = self._buckets(request.host) if remembered is None else remembered
-        else:
-            buckets = self._any
+        buckets = self._any if self._hostless else self._remembered.get(request.host) or self._buckets(request.host)
         if len(buckets) == 1 and (found := buckets[0].find_at_once(request)) is not None:
             return found
         missed: list[_Leaf[T]] = []
