@@ -1,7 +1,7 @@
 # What a developer does with this checkout. Everything runs in .venv, which scripts/setup.sh keeps up to date.
 # PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" goes to pytest.
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench run stop clean
+.PHONY: help setup servers test lint format bench run stop clean
 
 IN_VENV := .venv/bin/python -m
 
@@ -10,6 +10,9 @@ help:            ## list these targets
 
 setup:           ## make or update .venv, with the development tools
 	@./scripts/setup.sh --dev
+
+servers:         ## install the real servers that tests use (as root; minutes the first time)
+	@./scripts/servers.sh
 
 test: setup      ## run the test suite
 	@$(IN_VENV) pytest -q $(ARGS)

@@ -1,4 +1,8 @@
-"""The gateway of `gateway.yaml` as an ASGI application: `uvicorn main:app`."""
+"""The gateway of `gateway.yaml` as an ASGI application: `uvicorn main:app`.
+
+The server owns processes, sockets and shutdown then: `listeners`, `workers`, `admin`, `shutdown` and `watch` of the file
+are ignored.
+"""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ Environment (also read from docs/.env and .env, see docs/.env.example):
   PORT, HOST                        where the gateway listens         (8080, 0.0.0.0)
   SERVICE_A_PORT, SERVICE_B_PORT    where the demo services listen    (8001, 8002)
   SERVICE_A_URL, SERVICE_B_URL      services of your own, instead of the demo services
-  ADMIN_PORT                        where the gateway's admin API listens
+  ADMIN_PORT                        where its admin API listens       (9901)
   PYTHON                            the interpreter to make .venv with
 TEXT
 }
@@ -53,7 +53,7 @@ read_settings() {
     HOST="$(setting HOST 0.0.0.0)"
     SERVICE_A_PORT="$(setting SERVICE_A_PORT 8001)"
     SERVICE_B_PORT="$(setting SERVICE_B_PORT 8002)"
-    ADMIN_PORT="$(setting ADMIN_PORT '')"
+    ADMIN_PORT="$(setting ADMIN_PORT 9901)"
     SERVICE_A_URL="$(setting SERVICE_A_URL "http://127.0.0.1:$SERVICE_A_PORT")"
     SERVICE_B_URL="$(setting SERVICE_B_URL "http://127.0.0.1:$SERVICE_B_PORT")"
     case "$PORT" in '' | *[!0-9]*) fail "PORT=$PORT is not a port; give a number from 1 to 65535" ;; esac
@@ -73,10 +73,9 @@ is_demo() { case "${1%/}" in "http://127.0.0.1:$2" | "http://localhost:$2") ;; *
 
 check_ports() {
     local address="${HOST#[}"
-    local ports=(PORT "${address%]}" "$PORT")
+    local ports=(PORT "${address%]}" "$PORT" ADMIN_PORT 127.0.0.1 "$ADMIN_PORT")
     if is_demo "$SERVICE_A_URL" "$SERVICE_A_PORT"; then ports+=(SERVICE_A_PORT 127.0.0.1 "$SERVICE_A_PORT"); fi
     if is_demo "$SERVICE_B_URL" "$SERVICE_B_PORT"; then ports+=(SERVICE_B_PORT 127.0.0.1 "$SERVICE_B_PORT"); fi
-    if [ -n "$ADMIN_PORT" ]; then ports+=(ADMIN_PORT 127.0.0.1 "$ADMIN_PORT"); fi
     "$INTERPRETER" -I scripts/check_ports.py "${ports[@]}"
 }
 
@@ -156,7 +155,7 @@ start_service() { # NAME MODULE PORT
 }
 
 start_gateway() {
-    local environment=(${DOTENV[@]+"${DOTENV[@]}"} "PORT=$PORT" "HOST=$HOST")
+    local environment=(${DOTENV[@]+"${DOTENV[@]}"} "PORT=$PORT" "HOST=$HOST" "ADMIN_PORT=$ADMIN_PORT")
     environment+=("SERVICE_A_URL=$SERVICE_A_URL" "SERVICE_B_URL=$SERVICE_B_URL")
     launch "$RUN/gateway.pid" "$RUN/gateway.log" env "${environment[@]}" PYTHONUNBUFFERED=1 \
         "$ROOT/.venv/bin/gatewright" run gateway.yaml
@@ -176,6 +175,9 @@ start_all() {
 }
 
 print_what_to_try() {
+    local token='' # of the admin API; by its name, as a secret is not printed
+    # shellcheck disable=SC2016
+    if [ -n "$(setting ADMIN_TOKEN '')" ]; then token=' -H "Authorization: Bearer $ADMIN_TOKEN"'; fi
     cat <<TEXT
 
 The gateway is ready on $BASE (service A: $SERVICE_A_URL, service B: $SERVICE_B_URL).
@@ -186,6 +188,7 @@ curl -X POST $BASE/service-b/some-path -H 'content-type: application/json' -d '{
 curl -X DELETE $BASE/service-a/some-path
 curl $BASE/items/42
 curl -N '$BASE/service-a/events?count=3'
+curl$token http://127.0.0.1:$ADMIN_PORT/status
 
 TEXT
 }

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -292,7 +292,15 @@ http://127.0.0.1:@PORT@ {
     env={"GOMAXPROCS": "1", "XDG_CONFIG_HOME": "@DIR@", "XDG_DATA_HOME": "@DIR@", "HOME": "@DIR@"},
 )
 
-PEERS = {peer.name: peer for peer in (GATEWRIGHT, NGINX, HAPROXY, ENVOY, TRAEFIK, CADDY)}
+# What a second worker costs. On one core like everybody else: what is shown is CPU time, not that throughput doubles.
+GATEWRIGHT_2 = replace(
+    GATEWRIGHT,
+    name="gatewright-2",
+    does="as gatewright, with workers: 2 that share the core",
+    env={**GATEWRIGHT.env, "WORKERS": "2"},
+)
+
+PEERS = {peer.name: peer for peer in (GATEWRIGHT, GATEWRIGHT_2, NGINX, HAPROXY, ENVOY, TRAEFIK, CADDY)}
 
 UPSTREAM = Peer(
     name="upstream",

@@ -164,6 +164,12 @@ def _all_processes() -> list[_Stat]:
     return stats
 
 
+def memory_of(pid: int) -> Memory:
+    """Memory of one process now."""
+    rss = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    return Memory(rss=rss, pss=_pss_bytes(pid))
+
+
 def _pss_bytes(pid: int) -> int | None:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")

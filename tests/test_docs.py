@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_metrics
 
 from gatewright.control.loader import load
 from gatewright.core.errors import REASONS, Reason
 from gatewright.plugins import registry
+from gatewright.telemetry.counters import LENGTH
+from gatewright.telemetry.exposition import Gauges, TargetGauges, render
+from gatewright.telemetry.totals import Totals
 from tests.kit.wire import get
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +44,12 @@ def test_the_configuration_page_loads(tmp_path: Path) -> None:
 def test_every_key_of_the_models_is_on_the_configuration_page() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     from gatewright.control.models import GatewayConfig, LimitsConfig
+    from gatewright.control.process_models import AdminConfig, ShutdownConfig
     from gatewright.control.route_models import MatchConfig, RouteConfig
     from gatewright.control.service_models import PoolConfig, RetryConfig, ServiceConfig, TimeoutsConfig
 
     services = (ServiceConfig, PoolConfig, RetryConfig, TimeoutsConfig)
-    models = (GatewayConfig, LimitsConfig, MatchConfig, RouteConfig, *services)
+    models = (GatewayConfig, AdminConfig, ShutdownConfig, LimitsConfig, MatchConfig, RouteConfig, *services)
     missing = [name for model in models for name in model.model_fields if not re.search(rf"\b{name}\b", text)]
     assert missing == []
 
@@ -95,6 +101,30 @@ def test_the_reasons_page_is_complete() -> None:
     for reason in Reason:
         status = REASONS[reason].status
         assert f"| `{reason.value}` | {status or 'none'} | {REASONS[reason].title} |" in text
+
+
+def test_the_metrics_page_is_complete() -> None:
+    rows = []
+    for family in families():
+        name, kind = family.name, family.type
+        if kind in ("counter", "info"):
+            name, kind = f"{name}_{'total' if kind == 'counter' else 'info'}", kind.replace("info", "gauge")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        rows.append((name, kind, labels))
+    text = (ROOT / "docs/metrics.md").read_text()
+    page = re.findall(r"^\| `(gateway_\w+)` \| (\w+) \|(.*?)\| .+ \|$", text, re.MULTILINE)
+    assert len(page) == len(rows) > 15
+    assert {(name, kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels in page} == {
+        (name, kind, frozenset(labels)) for name, kind, labels in rows
+    }
+
+
+def families() -> list[Metric]:
+    """Every metric that there is, with a sample each."""
+    gauges = Gauges(targets=[TargetGauges("s", "t", True, {"open": 1})], workers={"ready": 1}, last_success=1.0)
+    counted = Totals()
+    counted.update("1", [["exchanges", ["r", "s", "GET", "200"], [1] * LENGTH], ["reasons", ["r", "no_route"], [1]]])
+    return list(parse_metrics(render(counted.rows(), gauges, "application/openmetrics-text")[0].decode()))
 
 
 def test_every_built_in_plugin_has_its_section() -> None:

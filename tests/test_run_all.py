@@ -19,7 +19,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("PORT", "HOST", "SERVICE_A_PORT", "SERVICE_B_PORT", "SERVICE_A_URL", "SERVICE_B_URL", "ADMIN_PORT")
+OURS = (
+    "PORT",
+    "HOST",
+    "SERVICE_A_PORT",
+    "SERVICE_B_PORT",
+    "SERVICE_A_URL",
+    "SERVICE_B_URL",
+    "ADMIN_PORT",
+    "ADMIN_TOKEN",
+)
 CLEAN = {name: value for name, value in os.environ.items() if name not in (*OURS, "PYTHON")}
 
 Result = subprocess.CompletedProcess[str]
@@ -43,9 +52,10 @@ class Demo:
 
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
-        self.ports = free_ports(3)
+        *self.ports, self.admin_port = free_ports(4)
         port, a, b = map(str, self.ports)
         self.env = {"HOST": "127.0.0.1", "PORT": port, "SERVICE_A_PORT": a, "SERVICE_B_PORT": b}
+        self.env["ADMIN_PORT"] = str(self.admin_port)
 
     def run(self, *arguments: str, cwd: Path | None = None, script: Path | None = None, **env: str) -> Result:
         """Runs the script to its end."""
@@ -121,7 +131,7 @@ def test_background_start_serves_what_it_prints_and_stop_ends_it(demo: Demo) -> 
     started = demo.run("-d")
     assert started.returncode == 0, started.stderr
     lines = [line for line in started.stdout.splitlines() if line.startswith("curl ")]
-    assert len(lines) == 5
+    assert lines[5:] == [f"curl http://127.0.0.1:{demo.admin_port}/status"]
     if shutil.which("curl"):
         answers = [
             subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout for line in lines
@@ -131,6 +141,7 @@ def test_background_start_serves_what_it_prints_and_stop_ends_it(demo: Demo) -> 
         assert "DELETE request to service-a" in answers[2]
         assert '"id":42' in answers[3].replace(" ", "")
         assert "id: 3" in answers[4]
+        assert '"state":"ready"' in answers[5]
     assert demo.run("status").returncode == 0
 
     stopped = demo.run("stop")
@@ -170,24 +181,30 @@ def test_a_process_that_dies_ends_the_foreground_start(demo: Demo) -> None:
     assert demo.listening() == [False, False, False]
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_port_in_use_is_named_and_nothing_starts(demo: Demo, index: int) -> None:
-    variable = ("PORT", "SERVICE_A_PORT", "SERVICE_B_PORT")[index]
-    with socket.create_server(("127.0.0.1", demo.ports[index])):
+@pytest.mark.parametrize("variable", ["PORT", "SERVICE_A_PORT", "SERVICE_B_PORT", "ADMIN_PORT"])
+def test_a_port_in_use_is_named_and_nothing_starts(demo: Demo, variable: str) -> None:
+    with socket.create_server(("127.0.0.1", int(demo.env[variable]))):
         result = demo.run("-d")
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert f"port {demo.ports[index]} is in use; set {variable} " in result.stderr
+    assert f"port {demo.env[variable]} is in use; set {variable} " in result.stderr
     assert demo.listening() == [False, False, False]
     assert demo.left_behind() == []
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
 def test_what_is_not_a_port_is_refused(demo: Demo, port: str) -> None:
-    for variable in ("PORT", "SERVICE_A_PORT"):
+    for variable in ("PORT", "SERVICE_A_PORT", "ADMIN_PORT"):
         result = demo.run("-d", **{variable: port})
         assert result.returncode == 1
         assert result.stderr == f"run_all.sh: {variable}={port} is not a port; give a number from 1 to 65535\n"
+
+
+def test_the_token_of_the_admin_api_is_not_printed(demo: Demo) -> None:
+    started = demo.run("-d", ADMIN_TOKEN="not-to-be-printed")
+    assert started.returncode == 0, started.stderr
+    assert f'curl -H "Authorization: Bearer $ADMIN_TOKEN" http://127.0.0.1:{demo.admin_port}/status' in started.stdout
+    assert "not-to-be-printed" not in started.stdout
 
 
 def test_two_names_for_one_port_are_refused(demo: Demo) -> None:

@@ -1,33 +1,43 @@
 """The composition root: the only place that wires a configuration to sockets.
 
-`Gateway` is the whole gateway in one process: `start` listens, `stop` drains. `asgi` serves the same pipeline behind
-another server.
+`Gateway` is the whole data plane in one process: `start` listens, `stop` drains, `prepare` and `commit` go over to
+another configuration. `asgi` serves the same pipeline behind another server. A worker process drives one of these.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from gatewright.asgi import AsgiGateway
-from gatewright.control.errors import ConfigError
+from gatewright.control.building import build_beside
+from gatewright.control.errors import ConfigError, Problem
+from gatewright.control.generation import Built, Generations, StartError
+from gatewright.control.listeners import Listeners, Plan
 from gatewright.control.loader import load
-from gatewright.control.models import GatewayConfig, ListenerConfig
-from gatewright.control.snapshot import Built, SnapshotError, build
+from gatewright.control.models import AccessLogConfig, GatewayConfig
+from gatewright.control.probing import Probes
+from gatewright.control.snapshot import SnapshotError
+from gatewright.control.target_states import TargetStates, rows
 from gatewright.core.clock import Clock, SystemClock
-from gatewright.core.limits import Limits
+from gatewright.core.errors import GatewayError, Reason
+from gatewright.core.tasks import background
 from gatewright.net.listener import Listener
 from gatewright.net.timers import Timers
-from gatewright.net.tls import server_context
-from gatewright.proxy.life import Proxy, Telemetry
+from gatewright.proxy.life import Proxy
 from gatewright.telemetry.access_log import AccessLog
+from gatewright.telemetry.counters import Counters
+from gatewright.telemetry.recorder import make_recorder
 from gatewright.telemetry.sink import LineSink
 
 _log = logging.getLogger("gatewright")
 _LAST_TURNS = 100  # of the loop: one that ends in a Task takes a few, one whose plugin clings to it is not waited for
+_LAST_WORDS = 1.0  # seconds for the answers to those who have waited in vain when a drain's time is up
 
 
 class ConfigurationError(Exception):
@@ -38,23 +48,53 @@ class ConfigurationError(Exception):
         super().__init__(errors if isinstance(errors, str) else "\n".join(str(error) for error in errors))
 
 
-class StartError(Exception):
-    """The gateway cannot start; the message says why, and what to do."""
+@dataclass(eq=False, slots=True)
+class Prepared:
+    """A configuration that is built and started beside the present one. For `Gateway.commit` or `Gateway.discard`."""
+
+    config: GatewayConfig
+    base_dir: Path
+    built: Built
+    plans: list[Plan]
+    sink: LineSink | None  # the access log's, if another than the present one
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """The files of users' code that it depends on."""
+        return self.built.source.files
 
 
 class Gateway:
     """One gateway. Made from a checked configuration; `from_file` checks one."""
 
-    def __init__(self, config: GatewayConfig, base_dir: Path, clock: Clock | None = None) -> None:
-        """`base_dir` is where relative paths and imports start from."""
+    def __init__(
+        self,
+        config: GatewayConfig,
+        base_dir: Path,
+        clock: Clock | None = None,
+        *,
+        probe: bool = True,
+        counters: Counters | None = None,
+    ) -> None:
+        """`base_dir` is where relative paths and imports start from. Without `probe` somebody else checks the targets'
+        health and tells it by `set_target`. `counters` are told of every exchange.
+        """
         self.config = config
-        self.listeners: list[Listener] = []
         self._base_dir = base_dir
         self._clock: Clock = clock or SystemClock()
         self._timers = Timers(self._clock)
-        self._built: Built | None = None
+        self._counters = counters
+        self._probes = Probes(self._probed, self._clock) if probe else None
+        self._listeners = Listeners(self._clock, self._timers)
+        self._opens = True  # its own sockets
+        self._states = TargetStates()
+        self._generations: Generations | None = None
         self._proxy: Proxy | None = None
         self._sink: LineSink | None = None
+        self._dropped = 0  # lines, by sinks before
+        self._preparing = asyncio.Lock()
+        self._prepared: Prepared | None = None
+        self.tried: frozenset[Path] = frozenset()  # users' files that the last `prepare` read, whatever came of it
 
     @classmethod
     def from_file(cls, path: str | Path, environ: Mapping[str, str] | None = None) -> "Gateway":
@@ -69,101 +109,256 @@ class Gateway:
         """This gateway as an ASGI application; its listeners are not used then, the server has its own."""
         return AsgiGateway(self.start_pipeline, self.stop_pipeline, self._clock)
 
+    # What it is doing
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """The listeners of the present configuration, in its order."""
+        return self._listeners.present
+
+    @property
+    def connections(self) -> int:
+        """How many client connections are open."""
+        return self._listeners.connections
+
+    @property
+    def in_flight(self) -> int:
+        """How many exchanges are under way, on whatever configuration."""
+        return self._proxy.in_flight if self._proxy is not None else 0
+
+    @property
+    def lines_dropped(self) -> int:
+        """How many lines of the access log were lost since the gateway was made."""
+        return self._dropped + (self._sink.dropped if self._sink is not None else 0)
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """The files of users' code that the present configuration depends on."""
+        return self._generations.present.source.files if self._generations is not None else frozenset()
+
+    def set_target(
+        self,
+        service: str,
+        target: str,
+        *,
+        healthy: bool | None = None,
+        draining: bool | None = None,
+        weight: int | None = None,
+    ) -> None:
+        """Set what is not None of the targets of that name. It holds over reloads; unknown names are ignored: a reload
+        may have taken them away.
+        """
+        if self._generations is not None:
+            builds = [self._generations.present, *([self._prepared.built] if self._prepared is not None else [])]
+            self._states.set(builds, service, target, healthy=healthy, draining=draining, weight=weight)
+
+    def _probed(self, service: str, target: str, healthy: bool) -> None:
+        self.set_target(service, target, healthy=healthy)
+
+    def target_states(self) -> list[dict[str, Any]]:
+        """Return a row for each target: service, target (its name), url, weight, healthy, draining, ejected, breaker,
+        in_flight.
+        """
+        generations = self._generations
+        return rows(generations.present, generations.earlier, self._clock) if generations is not None else []
+
+    def reopen_logs(self) -> None:
+        """Open the access log's file anew: somebody has moved it."""
+        if self._sink is not None:
+            self._sink.reopen()
+
+    # Start
+
     async def start_pipeline(self) -> Proxy:
         """Bring everything up but the listeners. Raises StartError."""
         try:
-            self._built = build(self.config, self._base_dir, self._clock, self._timers)
-            telemetry = self._telemetry()
-            await self._built.start()
-        except (SnapshotError, OSError) as error:
+            built, *_ = await build_beside(self.config, self._base_dir, self._clock, self._timers)
+            assert built is not None
+            await built.start()
+        except SnapshotError as error:
             await self.stop_pipeline()
             raise StartError(str(error)) from error
-        except Exception as error:  # from a plugin's `start` or an application's lifespan
+        except BaseException:
             await self.stop_pipeline()
-            raise StartError(f"starting failed: {error}") from error
-        self._proxy = Proxy(self._built.snapshot, self._clock, telemetry)
+            raise
+        built.source.keep()
+        self._generations = Generations(built)
+        try:
+            self._sink = _sink(self.config.access_log)
+        except OSError as error:
+            await self.stop_pipeline()
+            raise StartError(str(error)) from error
+        self._proxy = Proxy(built.snapshot, self._clock, self._recorder())
+        if self._probes is not None:
+            self._probes.update(self.config)
         return self._proxy
 
     async def stop_pipeline(self) -> None:
         """End what `start_pipeline` began."""
-        if self._built is not None:
-            await self._built.stop()
-            self._built = None
+        if self._prepared is not None:
+            await self.discard(self._prepared)
+        if self._probes is not None:
+            self._probes.stop()
+        if self._generations is not None:
+            await self._generations.stop()
+            self._generations = None
         self._timers.close()
         if self._sink is not None:
             self._sink.close()
+            self._dropped += self._sink.dropped
             self._sink = None
 
-    def _telemetry(self) -> Telemetry | None:
-        log = self.config.access_log
-        if log is None:
-            return None
-        self._sink = LineSink(str(log.destination))
-        return AccessLog(self._sink, self._clock)
+    def _recorder(self) -> Any:
+        access_log = AccessLog(self._sink, self._clock) if self._sink is not None else None
+        return make_recorder(self._counters, access_log)
 
-    async def start(self) -> None:
-        """Bring everything up and listen. Raises StartError; nothing is left running then."""
-        proxy = await self.start_pipeline()
-        limits = _limits(self.config)
-        for index, config in enumerate(self.config.listeners):
-            try:
-                listener = self._listener(config, proxy, limits)
-                await listener.start()
-            except OSError as error:
-                await self.stop(grace=0)
-                reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
-                raise StartError(f"cannot listen on {config.bind} (listeners[{index}].bind): {reason}") from error
-            except StartError:
-                await self.stop(grace=0)
-                raise
-            self.listeners.append(listener)
-
-    def _listener(self, config: ListenerConfig, proxy: Proxy, limits: Limits) -> Listener:
-        host, port = config.bind
+    async def start(self, sockets: Sequence[Sequence[socket.socket]] | None = None) -> None:
+        """Bring everything up and listen: on `sockets`, which listen already, for each listener its own, and belong to
+        the gateway from now on; or on its own. Raises StartError; nothing is left running then.
+        """
+        self._opens = sockets is None
+        given = dict(enumerate(sockets or ()))
         try:
-            tls = server_context(str(config.tls.cert), str(config.tls.key)) if config.tls is not None else None
-        except OSError as error:  # ssl.SSLError is one
-            raise StartError(f"the certificate or key of the listener on {config.bind} is no good: {error}") from error
-        return Listener(
-            host,
-            port,
-            handler=proxy,
-            limits=limits,
-            clock=self._clock,
-            timers=self._timers,
-            trusted=config.trusted_proxies,
-            tls=tls,
-        )
+            proxy = await self.start_pipeline()
+            plans = await self._listeners.plan(self.config, self._opens)
+        except BaseException:
+            for sock in (sock for each in given.values() for sock in each):
+                sock.close()
+            await self.stop(grace=0)
+            raise
+        await self._listeners.carry_out(self.config, plans, proxy, given)
+
+    # Another configuration
+
+    async def prepare(self, config: GatewayConfig, base_dir: Path) -> Prepared:
+        """Build `config` beside the present one and start what is new in it; nothing of the present one changes.
+
+        Raises SnapshotError and StartError, with everything undone.
+        """
+        prepared, _ = await self._prepare(config, base_dir)
+        assert prepared is not None
+        return prepared
+
+    async def prepare_data(self, data: Mapping[str, Any], base_dir: Path) -> tuple[Prepared | None, list[Problem]]:
+        """As `prepare`, from a configuration's plain data, which is checked first, users' code included.
+
+        Returns None, and all that is wrong with the data, when it is no good.
+        """
+        return await self._prepare(data, base_dir)
+
+    async def _prepare(
+        self, source: GatewayConfig | Mapping[str, Any], base_dir: Path
+    ) -> tuple[Prepared | None, list[Problem]]:
+        async with self._preparing:
+            assert self._generations is not None, "the gateway has been started"
+            assert self._prepared is None, "what was prepared before is committed or discarded"
+            running = self._generations.present
+            try:
+                built, problems, self.tried = await build_beside(source, base_dir, self._clock, self._timers, running)
+            except SnapshotError as error:
+                self.tried = error.files
+                raise
+            if built is None:
+                return None, problems
+            config: GatewayConfig = built.snapshot.config
+            plans: list[Plan] = []
+            sink: LineSink | None = None
+            try:
+                if self._listeners.present:
+                    plans = await self._listeners.plan(config, self._opens)
+                if config.access_log != self.config.access_log:
+                    sink = _sink(config.access_log)
+                await built.start(running)
+            except BaseException as error:
+                await _undo(Prepared(config, base_dir, built, plans, sink), running)
+                if isinstance(error, OSError):
+                    raise StartError(str(error)) from error
+                raise
+            self._prepared = Prepared(config, base_dir, built, plans, sink)
+            return self._prepared, []
+
+    async def commit(self, prepared: Prepared, sockets: Mapping[int, Sequence[socket.socket]] | None = None) -> None:
+        """Go over to what was prepared: at once for every request that begins from now on, while those under way finish
+        on what they began with.
+
+        `sockets` are further ones that listen, by listener: those of new listeners, unless the gateway opens its own.
+        """
+        assert prepared is self._prepared, "this is what was prepared last"
+        assert self._proxy is not None
+        assert self._generations is not None
+        self._prepared = None
+        # Up to the next `await` nothing else runs: nobody sees a half of it.
+        config, before = prepared.config, self._sink
+        self._states.apply(prepared.built)
+        self._generations.replace(prepared.built)
+        self._proxy.adopt(prepared.built.snapshot)
+        log_changed = config.access_log != self.config.access_log
+        if log_changed:
+            self._sink = prepared.sink
+            self._proxy.telemetry = self._recorder()
+        self.config, self._base_dir = config, prepared.base_dir
+        self._listeners.change(config)
+        if self._probes is not None:
+            self._probes.update(config)
+        prepared.built.source.keep()
+        if prepared.plans:
+            await self._listeners.carry_out(config, prepared.plans, self._proxy, sockets or {})
+        if log_changed and before is not None:
+            background(self._close_log(before))
+
+    async def _close_log(self, sink: LineSink) -> None:
+        sink.flush()
+        await asyncio.to_thread(sink.close)  # which waits for its thread
+        self._dropped += sink.dropped
+
+    async def discard(self, prepared: Prepared) -> None:
+        """Throw away what was prepared."""
+        if self._prepared is prepared:
+            self._prepared = None
+        if self._generations is not None:
+            await _undo(prepared, self._generations.present)
+
+    # The end
 
     async def stop(self, grace: float = 30.0) -> None:
-        """Accept no more, give the exchanges under way `grace` seconds, then break what is left and end."""
-        for listener in self.listeners:
-            listener.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                for listener in self.listeners:
-                    await listener.emptied.wait()
-        for listener in self.listeners:
-            if listener.connections:
-                _log.warning("%d connections were still busy after %g s", len(listener.connections), grace)
-            listener.abort()
+        """Accept no more, give what is under way `grace` seconds, then end it: requests without an answer get 503
+        `draining`, answers that have begun are broken off.
+        """
+        self._listeners.close()
+        emptied = await _within(grace, self._listeners.emptied)
+        if not emptied:
+            if self.connections:
+                _log.warning("%d connections were still busy after %g s", self.connections, grace)
+            self._listeners.break_off(GatewayError(Reason.DRAINING, "The gateway is shutting down"))
+            await _within(_LAST_WORDS, self._listeners.emptied)
+        self._listeners.abort()
         for _ in range(_LAST_TURNS):  # the exchanges that were broken off come to their end and are logged
             await asyncio.sleep(0)
-            if self._proxy is None or not self._proxy.in_flight:
+            if not self.in_flight:
                 break
-        self.listeners = []
         await self.stop_pipeline()
 
 
-def _limits(config: GatewayConfig) -> Limits:
-    limits = config.limits
-    return Limits(
-        request_line=limits.request_line,
-        headers=limits.headers,
-        header_count=limits.header_count,
-        body=limits.body,
-        header_timeout=limits.header_timeout,
-        body_timeout=limits.body_timeout or float("inf"),
-        keepalive_timeout=limits.keepalive_timeout,
-        write_timeout=limits.write_timeout or float("inf"),
-    )
+async def _within(seconds: float, wait: Callable[[], Any]) -> bool:
+    """Tell whether what `wait` waits for came within `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wait()
+        return True
+    return False
+
+
+async def _undo(prepared: Prepared, running: Built) -> None:
+    for plan in prepared.plans:
+        plan.discard()
+    if prepared.sink is not None:
+        await asyncio.to_thread(prepared.sink.close)
+    await prepared.built.end((running,))
+    prepared.built.source.undo()
+
+
+def _sink(config: AccessLogConfig | None) -> LineSink | None:
+    return LineSink(str(config.destination)) if config is not None else None
+
+
+__all__ = ["ConfigurationError", "Gateway", "Prepared", "StartError"]

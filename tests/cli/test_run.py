@@ -23,7 +23,7 @@ class Command:
     """A running command; what it says on stderr is read line by line."""
 
     def __init__(self, folder, config):
-        (folder / "g.yaml").write_text(config)
+        (folder / "g.yaml").write_text(f"admin: false\nwatch: false\n{config}")
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from gatewright.cli import main; main()", "run", "g.yaml"],
             cwd=folder,
@@ -103,6 +103,7 @@ def test_a_second_signal_ends_it_at_once(run, target, tmp_path):
         command.process.send_signal(signal.SIGTERM)
         assert "finishing" in command.line()
         command.process.send_signal(signal.SIGTERM)
+        assert client.read_answer().status == 503
         assert client.read_to_end() == b""
     code, rest = command.end()
     assert code == 0
@@ -115,7 +116,10 @@ def test_a_port_in_use_is_one_line_and_exit_1(run, target):
         port = server.getsockname()[1]
         code, said = run(CONFIG.format(port=port, url=target().url)).end()
     assert code == 1
-    assert said == f"gatewright: cannot listen on 127.0.0.1:{port} (listeners[0].bind): address already in use\n"
+    assert said == (
+        f"g.yaml:4:20: listeners[0].bind: cannot listen on 127.0.0.1:{port}: address already in use\n"
+        "gatewright: g.yaml: 1 error\n"
+    )
 
 
 def test_a_bad_certificate_is_one_line_and_exit_1(run, tmp_path):

@@ -8,6 +8,10 @@ from gatewright.control.loader import Loaded, load
 from gatewright.plugins.base import Plugin, PluginConfig
 
 FULL = """\
+workers: ${WORKERS:-1}
+admin: {bind: "127.0.0.1:9901", token: "${ADMIN_TOKEN:-}"}
+shutdown: {delay: 5s, grace: 30s}
+watch: true
 listeners:
   - bind: ${HOST:-0.0.0.0}:${PORT:-8080}
     trusted_proxies: [10.0.0.0/8]

@@ -35,7 +35,7 @@ def test_a_whole_configuration_loads(tmp_path: Path) -> None:
     assert [plugin.label for plugin in config.routes[0].plugins] == ["plain", "settled", "somewhere:Settled"]
     assert config.routes[0].plugins[2].config == {"size": 6}
     assert config.routes[1].match.host == ("*.example.com",)
-    assert loaded.files == (tmp_path / "gateway.yaml",)
+    assert loaded.files == (tmp_path / "gateway.yaml", tmp_path / "docs/.env", tmp_path / ".env")
 
 
 def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
 
 def test_everything_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
-workers: 1
+tracing: 1
 services:
   service-a:
     targets: ["${SERVICE_A_URL}"]
@@ -80,7 +80,8 @@ routes:
 plugins: [plan]
 """
     assert messages(load_text(tmp_path, text, {"SERVICE_B_URL": "x"})) == [
-        "gateway.yaml:1:1: workers: unknown key; known here: access_log, limits, listeners, plugins, routes, services",
+        "gateway.yaml:1:1: tracing: unknown key; known here: access_log, admin, limits, listeners, plugins, routes, "
+        "services, shutdown, watch, workers",
         "gateway.yaml:4:15: services.service-a.targets[0]: the variable SERVICE_A_URL is not set: set it, or give it a "
         'default with ${SERVICE_A_URL:-...}; did you mean "SERVICE_B_URL"?',
         'gateway.yaml:5:16: services.service-a.timeouts.conect: unknown key; did you mean "connect"?',
@@ -258,12 +259,13 @@ def test_built_in_plugins_are_found_by_default(tmp_path: Path) -> None:
 
 
 def test_files_that_the_configuration_names_are_watched(tmp_path: Path) -> None:
-    for name in ("a.crt", "a.key", "p.py"):
+    for name in ("a.crt", "a.key"):
         (tmp_path / name).write_text("")
     text = "listeners: [{bind: 'a:1', tls: {cert: a.crt, key: a.key}}]\nplugins: [{use: './p.py:X', size: 1}]\n"
     loaded = load_text(tmp_path, text)
     assert messages(loaded) == []
-    assert {path.name for path in loaded.files} == {"gateway.yaml", "a.crt", "a.key", "p.py"}
+    named = {"gateway.yaml", "docs/.env", ".env", "a.crt", "a.key", "p.py"}  # of which some are not there yet
+    assert {str(path.relative_to(tmp_path)) for path in loaded.files} == named
     assert loaded.config is not None
     assert loaded.config.listeners[0].tls is not None
     assert loaded.config.listeners[0].tls.cert == tmp_path / "a.crt"

@@ -242,12 +242,75 @@ def test_prefixes_end_where_segments_do(tmp_path: Path, path: str, prefix: str, 
         ("access_log: {destination: .}", "must be a file, not a folder"),
         ("access_log: {format: text}", "must be json"),
         ("access_log:", "must be true, false or a mapping"),
-        ("admin: {}", "admin: unknown key"),
+        ("adnim: {}", 'unknown key; did you mean "admin"?'),
+        ("workers: 0", 'must be a whole number from 1 to 256, or "auto" (got 0)'),
+        ("workers: 257", "must be a whole number from 1 to 256"),
+        ("workers: true", "must be a whole number from 1 to 256"),
+        ("workers: many", 'must be a whole number from 1 to 256, or "auto" (got "many")'),
+        ("workers: '2'", "without quotes"),
+        ("workers:", "must be a whole number from 1 to 256"),
+        ("admin:", "admin: must be true, false or a mapping"),
+        ("admin: on", "admin: must be a mapping"),
+        ("admin: {token: }", "admin.token: must be a text, and has no value"),
+        ("admin: {token: 12345678901234567890}", "admin.token: must be a text: put quotes round it"),
+        ("admin: {token: 123456789o12345}", "admin.token: must have at least 16 characters"),
+        ("admin: {token: 'a b c d e f g h i'}", "admin.token: must be visible ASCII"),
+        ("admin: {bind: 9901}", "admin.bind: must be host:port"),
+        ("listeners: [{bind: '127.0.0.1:9901'}]", "listeners[0].bind: the admin API (`admin.bind`) binds to the same"),
+        ("shutdown: {grace: 5}", "shutdown.grace: must be a duration"),
+        ("shutdown: {delay: -1s}", "shutdown.delay: must be a duration"),
+        ("shutdown:", "shutdown: must be a mapping, and has no value"),
+        ("watch: 1", "watch: must be true or false"),
         ("servces: {}", 'unknown key; did you mean "services"?'),
     ],
 )
 def test_the_other_sections(tmp_path: Path, text: str, message: str) -> None:
     assert message in told(tmp_path, text)
+
+
+def test_processes_by_default(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "services:\n")
+    assert (config.workers, config.watch) == (1, True)
+    assert config.admin is not None
+    assert (str(config.admin.bind), config.admin.token) == ("127.0.0.1:9901", "")
+    assert (config.shutdown.delay, config.shutdown.grace) == (0, 30)
+
+
+def test_an_admin_api_that_is_turned_off_takes_no_address(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "admin: false\nlisteners: [{bind: '127.0.0.1:9901'}]\n")
+    assert config.admin is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost", "LOCALHOST"])
+def test_an_admin_api_on_loopback_needs_no_token(tmp_path: Path, host: str) -> None:
+    config = config_of(tmp_path, f"admin: {{bind: '{host}:0', token: '${{ADMIN_TOKEN:-}}'}}\n")
+    assert config.admin is not None
+    assert config.admin.token == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "[::]", "[::ffff:127.0.0.1]", "gateway", "localhost.example"])
+def test_an_admin_api_that_others_reach_needs_a_token(tmp_path: Path, host: str) -> None:
+    assert messages(load_text(tmp_path, f"admin:\n  bind: '{host}:9901'\n")) == [
+        "gateway.yaml:2:3: admin.bind: this address can be reached from other machines, so it needs `admin.token` "
+        "(`openssl rand -hex 32` makes one); or bind to 127.0.0.1"
+    ]
+    config = config_of(tmp_path, f"admin: {{bind: '{host}:9901', token: 0123456789abcdef}}\n")
+    assert "0123456789abcdef" not in repr(config)
+
+
+def test_workers_as_a_variable_gives_them(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, "workers: ${WORKERS:-auto}\n")
+    assert loaded.config is not None
+    assert loaded.config.workers == "auto"
+    loaded = load_text(tmp_path, "workers: ${WORKERS:-auto}\n", {"WORKERS": "3"})
+    assert loaded.config is not None
+    assert loaded.config.workers == 3
+
+
+def test_a_token_is_never_shown(tmp_path: Path) -> None:
+    told = messages(load_text(tmp_path, "admin: {bind: '0.0.0.0:1', token: hunter2hunter}\nadmin2: 1\n"))
+    assert len(told) == 2
+    assert "hunter2" not in "".join(told)
 
 
 def test_sections_without_entries_are_empty(tmp_path: Path) -> None:

@@ -58,7 +58,13 @@ def test_null_is_no_value() -> None:
         ("access_log: true", True),
         ("plugins: [plain, {plain: }, {use: 'a:B', size: 5}]", True),
         ("plugins: [{plain: {}, settled: {}}]", False),
-        ("workers: 1", False),
+        ("workers: auto\nadmin: {bind: '127.0.0.1:0', token: ''}\nshutdown: {delay: 5s, grace: 0}\nwatch: false", True),
+        ("workers: 0", False),
+        ("admin: false", True),
+        ("admin: {token: short}", False),
+        ("admin: {token: '${T:-}'}", None),
+        ("workers: ${W:-2}", None),
+        ("worker: 1", False),
     ],
 )
 def test_editor_and_loader_agree(tmp_path: Path, text: str, good: bool | None) -> None:

@@ -414,7 +414,7 @@ def test_mounted_its_life_can_be_its_hosts(start, target):
     pause = threading.Event()
     while not ends:
         pause.wait(0.01)
-    assert running.gateway._built is None, "and down with its host"
+    assert running.gateway._generations is None, "and down with its host"
 
 
 # Lifespan

@@ -3,26 +3,29 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from gatewright.app import Gateway
+from gatewright.app import ConfigurationError, Gateway, Prepared
+from gatewright.control.loader import load
 from gatewright.net.listener import Listener
 
 STOP_SECONDS = 10.0
+LOG = "access.log"
 
 
 class RunningGateway:
     """A gateway that serves. `port` is its first listener's."""
 
-    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop, log: Path) -> None:
+    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
         self.gateway = gateway
+        self.folder = folder
         self._loop = loop
-        self._log = log
+        self._log = folder / LOG
 
     @property
     def listeners(self) -> list[Listener]:
@@ -41,6 +44,21 @@ class RunningGateway:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(STOP_SECONDS)
 
+    def prepare(self, config: str, environ: Mapping[str, str] | None = None) -> Prepared:
+        """Write `config` into the file and build it as a worker does. Raises ConfigurationError, or as `prepare` does."""
+        loaded = load(write_config(self.folder, config), environ or {}, plugins=None)
+        if loaded.config is None:
+            raise ConfigurationError(loaded.errors)
+        prepared, problems = self.call(self.gateway.prepare_data, loaded.data, loaded.base_dir)
+        if prepared is None:
+            raise ConfigurationError(loaded.errors_of(problems))
+        assert isinstance(prepared, Prepared)
+        return prepared
+
+    def reload(self, config: str, environ: Mapping[str, str] | None = None) -> None:
+        """Go over to `config`."""
+        self.call(self.gateway.commit, self.prepare(config, environ))
+
     def access_log(self) -> list[dict[str, Any]]:
         """Return the access log's lines so far, without waiting for the next flush."""
         self.call(self._flush)
@@ -53,9 +71,24 @@ class RunningGateway:
             sink.wait()
 
 
+def write_config(folder: Path, config: str) -> Path:
+    """Write `config` into `folder`, with what `run_gateway` adds; return the file."""
+    if "listeners:" not in config:
+        config = 'listeners: [{bind: "127.0.0.1:0"}]\n' + config
+    if "access_log:" not in config:
+        config = f'access_log: {{destination: "{folder / LOG}"}}\n' + config
+    path = folder / "gateway.yaml"
+    path.write_text(config)
+    return path
+
+
 @contextmanager
 def run_gateway(
-    folder: Path, config: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None
+    folder: Path,
+    config: str,
+    environ: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
 ) -> Iterator[RunningGateway]:
     """Write `config` (and `files`) into `folder`, start a gateway on it, and stop it at the end.
 
@@ -64,14 +97,7 @@ def run_gateway(
     """
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
-    log = folder / "access.log"
-    if "listeners:" not in config:
-        config = 'listeners: [{bind: "127.0.0.1:0"}]\n' + config
-    if "access_log:" not in config:
-        config = f'access_log: {{destination: "{log}"}}\n' + config
-    path = folder / "gateway.yaml"
-    path.write_text(config)
-    gateway = Gateway.from_file(path, environ or {})
+    gateway = Gateway.from_file(write_config(folder, config), environ or {})
     started: threading.Event = threading.Event()
     failure: list[BaseException] = []
     loops: list[asyncio.AbstractEventLoop] = []
@@ -90,14 +116,18 @@ def run_gateway(
         await stop[0].wait()
         await gateway.stop(grace=0)
 
-    thread = threading.Thread(target=lambda: uvloop.run(serve()), name="gateway")
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, name="gateway")
     thread.start()
     started.wait(STOP_SECONDS)
     if failure:
         thread.join(STOP_SECONDS)
         raise failure[0]
     try:
-        yield RunningGateway(gateway, loops[0], log)
+        yield RunningGateway(gateway, loops[0], folder)
     finally:
         loops[0].call_soon_threadsafe(stop[0].set)
         thread.join(STOP_SECONDS)

@@ -101,8 +101,9 @@ class Finished:
         self._queue: queue.SimpleQueue[Exchange] = queue.SimpleQueue()
         proxy = running.gateway._proxy
         assert proxy is not None
-        self._before = proxy._telemetry
-        proxy._telemetry = self
+        assert proxy.telemetry is not None
+        self._before = proxy.telemetry
+        proxy.telemetry = self
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         self._before.record(exchange, seconds)

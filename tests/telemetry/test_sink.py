@@ -35,7 +35,7 @@ def test_lines_are_appended_to_a_file_in_order(tmp_path):
 def test_a_batch_is_one_write(tmp_path, monkeypatch):
     writes = []
     real = os.write
-    monkeypatch.setattr(sink_module.os, "write", lambda fd, data: (writes.append(len(data)), real(fd, data))[1])
+    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(len(data)), real(fd, data))[1])
 
     def write():
         sink = LineSink(str(tmp_path / "log"))
@@ -131,7 +131,7 @@ def test_what_cannot_be_written_is_counted(tmp_path, monkeypatch):
     def fail(fd, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sink_module.os, "write", fail)
+    monkeypatch.setattr(os, "write", fail)
 
     def write():
         sink = LineSink(str(tmp_path / "log"))
@@ -162,3 +162,76 @@ def test_after_close_lines_are_ignored(tmp_path):
 
     on_a_loop(write)
     assert (tmp_path / "log").read_bytes() == b""
+
+
+def test_a_named_pipe_without_a_reader_is_an_error_and_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="No such device"):
+        LineSink(str(tmp_path / "fifo"))
+
+
+def test_reopening_splits_the_lines_where_it_was_asked_for(tmp_path):
+    path = tmp_path / "log"
+
+    def write():
+        sink = LineSink(str(path))
+        for day in range(3):
+            sink.write(b"%d, told\n" % day)
+            sink.flush()
+            assert sink.wait()
+            sink.write(b"%d, gathered\n" % day)
+            path.rename(tmp_path / f"log.{day}")
+            sink.reopen()
+        sink.write(b"3\n")
+        sink.close()
+
+    on_a_loop(write)
+    for day in range(3):
+        assert (tmp_path / f"log.{day}").read_text() == f"{day}, told\n{day}, gathered\n"
+    assert path.read_bytes() == b"3\n"
+
+
+def test_reopening_that_fails_keeps_the_old_file_and_says_so(tmp_path, caplog):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+
+    def write():
+        sink = LineSink(str(folder / "log"))
+        sink.write(b"before\n")
+        folder.rename(tmp_path / "old")
+        sink.reopen()
+        sink.write(b"after\n")
+        sink.close()
+        return sink.dropped
+
+    assert on_a_loop(write) == 0
+    assert (tmp_path / "old" / "log").read_bytes() == b"before\nafter\n"
+    assert "cannot be opened anew (No such file or directory): lines still go to the old file" in caplog.text
+
+
+def test_reopening_leaves_no_descriptors(tmp_path):
+    def write():
+        sink = LineSink(str(tmp_path / "log"))
+        before = len(os.listdir("/dev/fd"))
+        for number in range(20):
+            (tmp_path / "log").rename(tmp_path / f"log.{number}")
+            sink.reopen()
+            sink.write(b"line\n")
+            sink.flush()
+            assert sink.wait()
+        after = len(os.listdir("/dev/fd"))
+        sink.close()
+        return after - before
+
+    assert on_a_loop(write) == 0
+
+
+def test_reopening_stdout_does_nothing():
+    def write():
+        sink = LineSink("stdout")
+        sink.reopen()
+        sink.close()
+        sink.reopen()
+
+    on_a_loop(write)
+    os.fstat(1)

@@ -1,4 +1,4 @@
-"""`gatewright`: run, check, routes, schema, version.
+"""`gatewright`: run, check, routes, schema, token, version; and for a gateway that runs, what `running` has.
 
 Exit codes: 0 fine, 1 a configuration or a start that failed, 2 usage.
 """
@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from gatewright.cli import running
 from gatewright.cli.routes import print_routes
+from gatewright.cli.token import token
 from gatewright.control.loader import Loaded, load
 from gatewright.control.schema import json_schema
 
@@ -44,9 +46,7 @@ def run(config: ConfigFile = DEFAULT) -> None:
     """Run the gateway until it is told to stop (Ctrl-C or SIGTERM: it finishes what it has begun)."""
     from gatewright.cli.serve import serve  # what it needs is not needed to check a file
 
-    loaded = _load(config)
-    assert loaded.config is not None
-    raise typer.Exit(serve(loaded.config, loaded.base_dir))
+    raise typer.Exit(serve(config))
 
 
 @app.command()
@@ -85,6 +85,10 @@ def schema() -> None:
 def version() -> None:
     """Print the version."""
     print(f"gatewright {installed_version('gatewright')} (Python {sys.version.split()[0]})")
+
+
+for command in (token, *running.COMMANDS):
+    app.command()(command)
 
 
 def main() -> None:

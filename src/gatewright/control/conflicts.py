@@ -41,7 +41,7 @@ def check_conflicts(routes: Iterable[tuple[int, RouteConfig]]) -> Iterator[Probl
     for index, route in routes:
         by_name.setdefault(route.name, (index, rule_of(route, None)))
     for conflict in conflicts(rule for _, rule in by_name.values()):
-        yield Problem(("routes", by_name[conflict.rule][0], "match"), conflict.message, at=At.KEY)
+        yield Problem(("routes", by_name[conflict.rule][0], "match"), conflict.message, at=At.KEY, wide=True)
 
 
 def valid_routes(data: Mapping[str, Any]) -> Iterator[tuple[int, RouteConfig]]:

@@ -6,7 +6,7 @@ it for places.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gatewright.control import yaml_tree
@@ -18,12 +18,14 @@ _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 # Decimal numbers have no leading zero here: YAML 1.1 reads 010 as eight and 1.2 as ten. So it is a text,
 # which is refused where a number is wanted. The lengths keep int() from refusing and float()
-# from answering infinity.
+# from answering infinity. What `_scalar` then refuses would not survive the way to a worker process.
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})", re.ASCII)
 _BASED = re.compile(r"0(?:x[0-9a-fA-F]{1,16}|o[0-7]{1,22})", re.ASCII)
 _FLOAT = re.compile(
     r"[-+]?(?:(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,2})?", re.ASCII
 )
+_LEAST, _GREATEST = -(2**63), 2**64 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of an environment variable's stray bytes
 _SECRET = re.compile(r"secret|passw|token|credential|authorization|api_?key|private|dsn", re.IGNORECASE)
 _USERINFO = re.compile(r"//[^/@\s]*@")
 _SHORTEST_HIDDEN = 3  # a value of one or two characters is no secret, and hiding it would garble the message
@@ -76,7 +78,16 @@ class Document:
     def _scalar(self, node: Scalar, path: KeyPath) -> PlainData:
         done = interpolate(node.text, self._values)
         self._note(done, path)
-        return resolve_scalar(done.text) if node.plain and not done.problems else done.text
+        value = resolve_scalar(done.text) if node.plain and not done.problems else done.text
+        if isinstance(value, int) and not _LEAST <= value <= _GREATEST:
+            self._refuse(path, "has more than 64 bits: if it is no number, put it in quotes")
+        elif isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            self._refuse(path, "holds bytes that are no UTF-8 text")
+        return value
+
+    def _refuse(self, path: KeyPath, message: str) -> None:
+        self._unreadable.add(path)
+        self.problems.append(Problem(path, message))
 
     def _note(self, done: Interpolated, path: KeyPath) -> None:
         if done.variables:
@@ -117,6 +128,11 @@ class Document:
         """Tell whether the value at `path`, or one below it, could not be put together from its variables."""
         size = len(path)
         return any(found[:size] == path for found in self._unreadable)
+
+    def values_of(self, chosen: Callable[[str], bool]) -> frozenset[str]:
+        """Return what those variables hold that went into the configuration and whose names are `chosen`."""
+        used = {name for name in self.variables_below(()) if chosen(name)}
+        return frozenset(self._values[name] for name in used if name in self._values)
 
     def variables_below(self, path: KeyPath) -> list[str]:
         """Return the variables that went into the value at `path`, or below it."""

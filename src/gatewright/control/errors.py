@@ -29,13 +29,16 @@ class At(Enum):
 
 
 class Problem(NamedTuple):
-    """Something wrong at `path`. `quote`: the message gains by the value, which the loader adds if it may."""
+    """Something wrong at `path`. `quote`: the message gains by the value, which the loader adds if it may. `wide`: the
+    message may hold values from anywhere in the configuration, not only from `path`.
+    """
 
     path: KeyPath
     message: str
     suggestion: str | None = None
     at: At = At.VALUE
     quote: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,36 +3,38 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from gatewright.control.service_models import HealthConfig
 from gatewright.core.errors import GatewayError
 from gatewright.core.tasks import spawn
-from gatewright.net.upstream import TargetConnection
 from gatewright.upstream.client import fetch
-from gatewright.upstream.target import Target
+from gatewright.upstream.pool import Opener
 
 _log = logging.getLogger("gatewright.health")
 _JITTER = 0.1  # of the interval: many gateways must not ask in step
 
 
 class HealthProbe:
-    """Asks one target. Sets `target.healthy`; a target is taken for healthy until it has failed often enough."""
+    """Asks one target. `healthy` is what it found; a target is taken for healthy until it has failed often enough."""
 
     def __init__(
         self,
         service: str,
-        target: Target,
-        open_connection: Callable[[Any], Coroutine[Any, Any, TargetConnection]],
+        target: str,
+        open_connection: Opener,
         config: HealthConfig,
         host: str,
+        changed: Callable[[bool], None],
     ) -> None:
+        """`changed` is called with each new value of `healthy`."""
+        self.healthy = True
         self._service = service
-        self._target = target
+        self._name = target
         self._open = open_connection
         self._config = config
         self._host = host
+        self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._good = 0
         self._bad = 0
@@ -66,11 +68,12 @@ class HealthProbe:
 
     def take(self, good: bool, why: str) -> None:
         """Count an answer; `why` is for the log."""
-        target = self._target
         self._good, self._bad = (self._good + 1, 0) if good else (0, self._bad + 1)
-        if target.healthy and self._bad >= self._config.unhealthy:
-            target.healthy = False
-            _log.warning("service %s: target %s is unhealthy (%s)", self._service, target.name, why)
-        elif not target.healthy and self._good >= self._config.healthy:
-            target.healthy = True
-            _log.info("service %s: target %s is healthy again (%s)", self._service, target.name, why)
+        if self.healthy and self._bad >= self._config.unhealthy:
+            _log.warning("service %s: target %s is unhealthy (%s)", self._service, self._name, why)
+        elif not self.healthy and self._good >= self._config.healthy:
+            _log.info("service %s: target %s is healthy again (%s)", self._service, self._name, why)
+        else:
+            return
+        self.healthy = not self.healthy
+        self._changed(self.healthy)

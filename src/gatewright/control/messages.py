@@ -58,7 +58,9 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: KeyPath 
 
 def _problem(item: Any, place: KeyPath, model: type[BaseModel], prefix: KeyPath) -> Problem:
     kind, context = item["type"], item.get("ctx") or {}
-    path = prefix + tuple(element for element in place if not str(element).startswith(_TAG))
+    last = place[-1:] if kind == "extra_forbidden" else ()  # a key of the file, whatever it begins with
+    inner = place[: len(place) - len(last)]
+    path = prefix + tuple(element for element in inner if not str(element).startswith(_TAG)) + last
     if place and place[-1] == _KEY:
         return Problem(path[:-1], _text(item), context.get("suggestion"), At.KEY)
     if kind == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""The configuration as a whole: listeners, limits, access log, services, routes, plugins.
+"""The configuration as a whole: processes, listeners, limits, access log, services, routes, plugins.
 
 These models are the contract with users: names, defaults, descriptions; the JSON Schema is made from them.
 Nothing here reads a file. The loader validates with `GatewayConfig`, the snapshot is compiled from it.
@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, Wit
 from gatewright.control.base import ConfigModel, Given, complaint
 from gatewright.control.fields import Bind, Cidr, ExistingFile, Flag, Name, Whole, parse_bind, resolve_path
 from gatewright.control.plugin_models import PluginList
+from gatewright.control.process_models import Admin, AdminConfig, ShutdownConfig, Workers
 from gatewright.control.route_models import RouteConfig
 from gatewright.control.service_models import ServiceConfig
 from gatewright.control.units import BodyLimit, Duration, DurationOrZero, Size
@@ -118,6 +119,14 @@ class GatewayConfig(ConfigModel):
         default_factory=_default_listeners,
         description="Addresses that clients connect to; by default 0.0.0.0:8080",
     )
+    workers: Workers = Field(
+        1, description='Number of worker processes; "auto": as many as the CPUs that the gateway may use'
+    )
+    admin: Admin = Field(
+        default_factory=AdminConfig, description="The admin API; by default on 127.0.0.1:9901; false turns it off"
+    )
+    shutdown: ShutdownConfig = Field(ShutdownConfig(), description="How the gateway ends")
+    watch: Flag = Field(True, description="Reload when this file, or one that it names, changes")
     limits: LimitsConfig = Field(LimitsConfig(), description="What one client may take; a route may change the body's")
     access_log: Annotated[
         AccessLogConfig | None, BeforeValidator(_access_log, json_schema_input_type=AccessLogConfig | Flag)

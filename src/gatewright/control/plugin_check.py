@@ -88,7 +88,7 @@ def _load(path: KeyPath, reference: PluginRef, base_dir: Path, source: PluginSou
         return Problem(path, f"there is no plugin {reference.label!r}", closest(reference.label, names))
     except PluginLoadError as error:
         return Problem(path, str(error))
-    except Exception as error:
+    except BaseException as error:  # SystemExit, say: the code is the users'
         return Problem(path, f"the plugin {reference.label!r} cannot be loaded: {_in_words(error)}")
 
 
@@ -101,11 +101,11 @@ def _check_settings(path: KeyPath, reference: PluginRef, found: PluginClass) -> 
         yield from problems_of(error, model, settings_path)
     except ValueError as error:
         yield Problem(settings_path, str(error) or _in_words(error), at=At.KEY)
-    except Exception as error:
+    except BaseException as error:
         message = f"the plugin {reference.label!r} fails on these settings: {_in_words(error)}"
         yield Problem(settings_path, message, at=At.KEY)
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,18 +6,20 @@ the shape that it should be is passed over, because the models report it. The lo
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import PydanticCustomError
 
 from gatewright.control.errors import At, KeyPath, Problem, closest
 from gatewright.control.fields import Address, parse_bind, path_pattern, placeholders
+from gatewright.control.process_models import DEFAULT_ADMIN
 from gatewright.routing.pattern import Pattern
 
 
 def check_references(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what does not fit together in `data`, a whole configuration."""
-    yield from _check_binds(_list(data.get("listeners")))
+    yield from _check_binds(_list(data.get("listeners")), data.get("admin", {}))
     services = data.get("services")
     names = set(services) if isinstance(services, Mapping) else set()
     for name, service in services.items() if isinstance(services, Mapping) else ():
@@ -29,17 +31,19 @@ def check_references(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield from _check_route(("routes", index), route, names)
 
 
-def _check_binds(listeners: list[Any]) -> Iterator[Problem]:
-    first: dict[Address, int] = {}
+def _check_binds(listeners: list[Any], admin: Any) -> Iterator[Problem]:
+    first: dict[Address, str] = {}
+    if admin is not False:
+        with suppress(PydanticCustomError):
+            first[parse_bind(_mapping(admin).get("bind", DEFAULT_ADMIN))] = "the admin API (`admin.bind`)"
     for index, listener in enumerate(listeners):
         try:
             address = parse_bind(_mapping(listener).get("bind"))
         except PydanticCustomError:
             continue
         if address.port and address in first:
-            other = first[address]
-            yield Problem(("listeners", index, "bind"), f"listeners[{other}] binds to the same address", quote=True)
-        first.setdefault(address, index)
+            yield Problem(("listeners", index, "bind"), f"{first[address]} binds to the same address", quote=True)
+        first.setdefault(address, f"listeners[{index}]")
 
 
 def _check_weights(path: KeyPath, entries: Any) -> Iterator[Problem]:

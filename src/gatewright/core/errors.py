@@ -29,6 +29,8 @@ class Reason(StrEnum):
     LOOP_DETECTED = "loop_detected"
     NO_ROUTE = "no_route"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    RATE_LIMITED = "rate_limited"
+    RATE_LIMIT_UNAVAILABLE = "rate_limit_unavailable"
     NO_HEALTHY_TARGET = "no_healthy_target"
     CIRCUIT_OPEN = "circuit_open"
     OVERLOADED = "overloaded"
@@ -46,6 +48,11 @@ class Reason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     APP_FAILED = "app_failed"
+    JWT_MISSING = "jwt_missing"
+    JWT_SCHEME = "jwt_scheme"
+    JWT_EXPIRED = "jwt_expired"
+    JWT_INVALID = "jwt_invalid"
+    JWT_KEYS_UNAVAILABLE = "jwt_keys_unavailable"
     PLUGIN_ERROR = "plugin_error"
     INTERNAL_ERROR = "internal_error"
 
@@ -78,6 +85,8 @@ REASONS: dict[str, ReasonInfo] = {
     Reason.LOOP_DETECTED: ReasonInfo(508, "Proxy loop detected", "proxy_loop_detected"),
     Reason.NO_ROUTE: ReasonInfo(404, "No route matches", "destination_not_found"),
     Reason.METHOD_NOT_ALLOWED: ReasonInfo(405, "Method not allowed", "http_request_denied"),
+    Reason.RATE_LIMITED: ReasonInfo(429, "Too many requests", "http_request_denied"),
+    Reason.RATE_LIMIT_UNAVAILABLE: ReasonInfo(503, "Limits cannot be checked", "proxy_internal_error"),
     Reason.NO_HEALTHY_TARGET: ReasonInfo(503, "No healthy target", "destination_unavailable"),
     Reason.CIRCUIT_OPEN: ReasonInfo(503, "Circuit open", "destination_unavailable"),
     Reason.OVERLOADED: ReasonInfo(503, "Too many requests in flight", "connection_limit_reached"),
@@ -95,6 +104,11 @@ REASONS: dict[str, ReasonInfo] = {
     Reason.IDLE_TIMEOUT: ReasonInfo(504, "Target stalled in its answer", "http_response_timeout"),
     Reason.TOTAL_TIMEOUT: ReasonInfo(504, "Time for all tries is used up", "http_response_timeout"),
     Reason.APP_FAILED: ReasonInfo(502, "In-process application failed", "proxy_internal_error"),
+    Reason.JWT_MISSING: ReasonInfo(401, "Token missing", "http_request_denied"),
+    Reason.JWT_SCHEME: ReasonInfo(401, "Not a bearer token", "http_request_denied"),
+    Reason.JWT_EXPIRED: ReasonInfo(401, "Token expired", "http_request_denied"),
+    Reason.JWT_INVALID: ReasonInfo(401, "Token not accepted", "http_request_denied"),
+    Reason.JWT_KEYS_UNAVAILABLE: ReasonInfo(503, "Keys for tokens not known", "proxy_internal_response"),
     Reason.PLUGIN_ERROR: ReasonInfo(500, "A plugin failed", "proxy_internal_error"),
     Reason.INTERNAL_ERROR: ReasonInfo(500, "The gateway failed", "proxy_internal_error"),
 }

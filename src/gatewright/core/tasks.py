@@ -8,9 +8,11 @@ waits (sleep, timeout, locks) need one. This file is the only one that creates t
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
+_log = logging.getLogger("gatewright")
 T = TypeVar("T")
 _NOTHING: Any = object()
 
@@ -123,3 +125,13 @@ def spawn(coroutine: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], N
     if done is not None:
         task.add_done_callback(done)
     return task
+
+
+def background(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run `coroutine` in a Task whose outcome nobody asks for; what it raises is logged."""
+    spawn(coroutine, _log_failure)  # type: ignore[unused-awaitable]
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a task in the background failed", exc_info=error)

@@ -3,6 +3,7 @@
 `downstream` is the reading half. The state, which both share, says what the connection is doing.
 """
 
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
 _LINGER_SECONDS = 2.0
+LAST_REQUEST_SECONDS = 1.0  # draining: for the request of a client that has connected, or whose bytes are here
 
 
 class State(Enum):
@@ -64,8 +66,10 @@ class Listening(Protocol):
     handler: Handler
     limits: Limits
     trusted: tuple[Network, ...]
-    connections: "set[AnsweringConnection]"
     draining: bool
+
+    def arrived(self, connection: "AnsweringConnection") -> None:
+        """The connection stands."""
 
     def forget(self, connection: "AnsweringConnection") -> None:
         """The connection is gone."""
@@ -103,7 +107,7 @@ class AnsweringConnection(Endpoint):
         self._exchange: Exchange | None = None
         self._done: Callable[[], None] | None = None
         self._pipe: Pipe | None = None  # the request's body, while it comes
-        self._close_after = False
+        self._close_after: bool | None = None  # whether the present answer is the last; None: no request has come yet
         self._chunked = False
         self._first_byte = 0.0
         self._lingered = 0
@@ -219,6 +223,8 @@ class AnsweringConnection(Endpoint):
                 self.transport.close()
         else:
             self._await_next()
+            if self._shared.draining:  # its answer had begun by then, and could not say that it is the last
+                self.drain()
 
     def _await_next(self) -> None:
         self.state = IDLE
@@ -283,14 +289,48 @@ class AnsweringConnection(Endpoint):
         self._call_done()
 
     def drain(self) -> None:
-        """Close as soon as no exchange is under way."""
-        if self.state is IDLE:
+        """The listener drains: close if nothing is under way. A request that is here by now will be answered, and any
+        answer that begins from now on says that it is the last.
+        """
+        if self.state is not IDLE:
+            return
+        if self._close_after is None or self._has_unread():
+            self._timers.set(self, min(self.deadline, self._clock.now() + LAST_REQUEST_SECONDS))
+        else:
             self.transport.close()
-        self._close_after = True
+
+    def _has_unread(self) -> bool:
+        """Tell whether the client has sent something that the loop has not read yet."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self._closed:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def change(self) -> None:
+        """The listener's limits or trust have changed: they hold from the next request on."""
+        shared, before, peer = self._shared, self._codec, self.peer
+        self._limits = shared.limits
+        if before.framing is FRAMED_HEAD:  # else a body is being read: this connection keeps the codec's old bounds
+            self._codec = RequestCodec(shared.limits)
+            self._codec.buffer = before.buffer
+        if peer.trusted_networks != shared.trusted:
+            self.peer = Peer(peer.address, peer.port, peer.local_port, peer.scheme, shared.trusted, peer.tls_version)
+
+    def break_off(self, error: GatewayError) -> None:
+        """The time for draining is up: end the exchange under way, if any, by `error`, else the connection."""
+        exchange = self._exchange
+        if exchange is not None and exchange.run is not None:
+            exchange.run.fail(error)
+        elif self.state is not LINGER:
+            self.transport.abort()
 
     def abort(self, exchange: Exchange) -> None:
         """Break the connection so that what was sent cannot be taken for a complete answer."""
         self._exchange = None
+        if self.state is TUNNEL and self._other is not None:
+            exchange.bytes_in, exchange.bytes_out = self.tunnelled, self._other.tunnelled
         if not self._closed:
             if not self._chunked:
                 reset_on_close(self.transport)

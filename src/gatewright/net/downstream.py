@@ -12,7 +12,17 @@ from gatewright.core.messages import Request
 from gatewright.core.peer import Peer
 from gatewright.core.streams import Pipe
 from gatewright.http1.serialize import response_head
-from gatewright.net.answering import BUSY, CLOSED, FRAMED_HEAD, HEAD, IDLE, LINGER, TUNNEL, AnsweringConnection
+from gatewright.net.answering import (
+    BUSY,
+    CLOSED,
+    FRAMED_HEAD,
+    HEAD,
+    IDLE,
+    LAST_REQUEST_SECONDS,
+    LINGER,
+    TUNNEL,
+    AnsweringConnection,
+)
 from gatewright.net.timers import NEVER
 
 _PIPELINE_BYTES = 64 * 1024
@@ -41,8 +51,9 @@ class ClientConnection(AnsweringConnection):
             self._shared.trusted,
             tls.version() if tls is not None else None,
         )
-        self._shared.connections.add(self)
-        self._timers.set(self, self._clock.now() + self._limits.header_timeout)
+        self._shared.arrived(self)
+        wait = self._limits.header_timeout
+        self._timers.set(self, self._clock.now() + (min(wait, LAST_REQUEST_SECONDS) if self._shared.draining else wait))
 
     # Requests
 

@@ -91,6 +91,10 @@ class Plugin(Generic[C]):
         """With `response_body = "buffer"`: whether this answer's body is needed."""
         return True
 
+    def wants_around(self, exchange: Exchange) -> bool:
+        """With an `around`: whether this exchange's call is to be surrounded. Asked after the request phase."""
+        return True
+
     # The phases. What a subclass does not override costs nothing: the chain leaves it out.
 
     def on_request(self, exchange: Exchange) -> Response | Awaitable[Response | None] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from gatewright.plugins.base import AnyPlugin, Plugin
 
 Hook = Callable[..., Any]
+_QUESTIONS = ("wants_body", "wants_response_body", "wants_around")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def overrides(plugin: AnyPlugin, phase: str) -> bool:
 def compile_chain(plugins: Sequence[AnyPlugin], request: bool = True) -> Chain:
     """Compile plugins in run order. Raises TypeError for an `async def` where only `def` can work."""
     for plugin in plugins:
-        for phase in ("on_done", "on_request_chunk", "on_response_chunk", "wants_body", "wants_response_body"):
+        for phase in ("on_done", "on_request_chunk", "on_response_chunk", *_QUESTIONS):
             if inspect.iscoroutinefunction(getattr(plugin, phase)):
                 raise TypeError(f"plugin {plugin.name}: {phase} must be a plain def")
         if not inspect.iscoroutinefunction(plugin.around):

@@ -1,25 +1,25 @@
 """Finding a plugin's class: built in, installed (entry point group `gatewright.plugins`), or by import path.
 
-A file beside the configuration (`./tenant.py:Tenant`) is loaded anew each time, under a name of its own, so that a
-changed file takes effect with the next configuration and exchanges in flight finish on the old code.
+A `Source` serves one building of a configuration. Code of users' that has changed since it was loaded (a file beside
+the configuration, `./tenant.py:Tenant`, or a module below its folder) is loaded anew, so that it takes effect with the
+next configuration and exchanges in flight finish on the old code; see `user_code`.
 """
 
-import importlib
-import importlib.util
-import itertools
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from gatewright.plugins.base import AnyPlugin, Plugin
+from gatewright.plugins.user_code import UserCode
 
 GROUP = "gatewright.plugins"
 BUILT_IN = {
+    "cache": "gatewright.plugins.cache.plugin:CachePlugin",
     "headers": "gatewright.plugins.headers:HeadersPlugin",
+    "jwt": "gatewright.plugins.jwt:JwtPlugin",
+    "rate_limit": "gatewright.plugins.rate_limit:RateLimit",
     "transform": "gatewright.plugins.transform:TransformPlugin",
 }
-_loads = itertools.count(1)
 
 
 class PluginLoadError(Exception):
@@ -36,74 +36,87 @@ def resolve(name: str | None, use: str | None, base_dir: Path) -> type[AnyPlugin
 
     Raises LookupError for an unknown name and PluginLoadError when the code cannot be loaded.
     """
-    if use is not None:
-        found = load_object(use, base_dir)
-    elif name in BUILT_IN:
-        found = load_object(BUILT_IN[name], base_dir)
-    else:
-        found = _installed(str(name))
-    if not isinstance(found, type) or not issubclass(found, Plugin) or found is Plugin:
-        raise PluginLoadError(f"{use or name} is not a subclass of gatewright.Plugin")
-    return found
+    with Source(base_dir) as source:
+        return source.resolve(name, use, base_dir)
+
+
+class Source:
+    """Classes and applications for one building of a configuration, as `with Source(base_dir) as source:`.
+
+    What was loaded in the block stands, unless the block raises; `undo` takes it back later, `keep` ends that chance.
+    """
+
+    def __init__(self, base_dir: Path) -> None:
+        """`base_dir` is the configuration's folder."""
+        self._base_dir = base_dir
+        self._code = UserCode(base_dir)
+        self.undo = self._code.undo
+        self.keep = self._code.keep
+
+    def __enter__(self) -> "Source":
+        self._code.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._code.__exit__(*exc)
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """The users' files that were loaded, or could not be."""
+        return self._code.files
+
+    def known_names(self) -> list[str]:
+        """Return the names that `plugins` lists may use, in order."""
+        return known_names()
+
+    def resolve(self, name: str | None, use: str | None, base_dir: Path) -> type[AnyPlugin]:
+        """Return a plugin's class, as the function of this name does."""
+        if use is not None:
+            found = self.load_object(use)
+        elif name in BUILT_IN:
+            found = self.load_object(BUILT_IN[name])
+        else:
+            found = _installed(str(name))
+        if not isinstance(found, type) or not issubclass(found, Plugin) or found is Plugin:
+            raise PluginLoadError(f"{use or name} is not a subclass of gatewright.Plugin")
+        return found
+
+    def load_object(self, path: str) -> Any:
+        """Return the object that `package.module:attribute` or `./file.py:attribute` names. Raises PluginLoadError."""
+        place, colon, attributes = path.rpartition(":")
+        if not colon or not place or not attributes:
+            raise PluginLoadError(f"{path!r} is not an import path: write package.module:Name or ./file.py:Name")
+        found: Any
+        try:
+            found = self._file(place) if place.endswith(".py") else self._code.module(place)
+            for attribute in attributes.split("."):
+                if not hasattr(found, attribute):
+                    raise PluginLoadError(f"{place} has no {attribute}")
+                found = getattr(found, attribute)
+        except PluginLoadError:
+            raise
+        except BaseException as exc:  # whatever the users' code raises, SystemExit too, is about that code only
+            raise PluginLoadError(f"{place} cannot be loaded: {_in_words(exc)}") from exc
+        return found
+
+    def _file(self, place: str) -> Any:
+        file = self._base_dir / place
+        module = self._code.file(file) if file.is_file() else None
+        if module is None:
+            raise PluginLoadError(f"there is no file {file}")
+        return module
 
 
 def _installed(name: str) -> Any:
     for entry in entry_points(group=GROUP, name=name):
         try:
             return entry.load()
-        except Exception as exc:
+        except BaseException as exc:
             raise PluginLoadError(f"the installed plugin {name} cannot be loaded: {_in_words(exc)}") from exc
     raise LookupError(name)
 
 
-def load_object(path: str, base_dir: Path) -> Any:
-    """Return the object that `package.module:attribute` or `./file.py:attribute` names.
-
-    `base_dir` is put on the import path. Raises PluginLoadError.
-    """
-    place, colon, attributes = path.rpartition(":")
-    if not colon or not place or not attributes:
-        raise PluginLoadError(f"{path!r} is not an import path: write package.module:Name or ./file.py:Name")
-    found: Any
-    try:
-        found = _load_file(base_dir / place) if place.endswith(".py") else _load_module(place, base_dir)
-    except PluginLoadError:
-        raise
-    except Exception as exc:
-        raise PluginLoadError(f"{place} cannot be loaded: {_in_words(exc)}") from exc
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            raise PluginLoadError(f"{place} has no {attribute}") from None
-    return found
-
-
-def _load_module(name: str, base_dir: Path) -> Any:
-    folder = str(base_dir.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return importlib.import_module(name)
-
-
-def _load_file(file: Path) -> Any:
-    if not file.is_file():
-        raise PluginLoadError(f"there is no file {file}")
-    name = f"gatewright_plugin_{next(_loads)}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up here
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _in_words(exc: Exception) -> str:
+def _in_words(exc: BaseException) -> str:
     if isinstance(exc, SyntaxError):
         return f"{exc.msg} (line {exc.lineno})"
     trace = exc.__traceback__

@@ -139,8 +139,8 @@ async def run_upstream_steps(steps: tuple[Step, ...], exchange: Exchange, attemp
 
 
 def surround(plugins: tuple[AnyPlugin, ...], exchange: Exchange, call: Call) -> Call:
-    """Return `call` inside the `around` of every plugin, the first outermost."""
-    for plugin in reversed(plugins):
+    """Return `call` inside the `around` of every plugin that wants this exchange, the first outermost."""
+    for plugin in reversed([each for each in plugins if _wants(each.wants_around, exchange)]):
         call = partial(_around, plugin, exchange, call)
     return call
 
@@ -226,6 +226,11 @@ class _Collector:
 
     def broken(self, error: GatewayError) -> None:
         self.pieces.clear()
+
+
+async def buffer_answer(exchange: Exchange, response: Response, limit: int, run: Run) -> None:
+    """Make an answer's body complete. Raises GatewayError, response_too_large past `limit` bytes."""
+    await _buffer(response, limit, exchange, run, _answer_too_large)
 
 
 async def _buffer(

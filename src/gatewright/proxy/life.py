@@ -39,7 +39,7 @@ from gatewright.proxy.hooks import (
     run_response_steps,
     surround,
 )
-from gatewright.proxy.route import Route, Snapshot
+from gatewright.proxy.route import Generation, Route, Snapshot
 from gatewright.upstream.balancers import SET_COOKIE
 from gatewright.upstream.breaker import State
 from gatewright.upstream.service import Service
@@ -69,13 +69,23 @@ class _Start:
 
 
 class Proxy:
-    """Answers exchanges by the present snapshot. `snapshot` may be swapped at any time: an exchange keeps its own."""
+    """Answers exchanges by the present snapshot. `adopt` swaps it at any time: an exchange keeps its own."""
 
     def __init__(self, snapshot: Snapshot, clock: Clock, telemetry: Telemetry | None) -> None:
         self.snapshot = snapshot
-        self.in_flight = 0
+        self.telemetry = telemetry
         self._clock = clock
-        self._telemetry = telemetry
+        self._earlier: list[Generation] = []  # of snapshots before, while they have exchanges
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Answer by `snapshot` from now on."""
+        self._earlier = [each for each in (*self._earlier, self.snapshot.generation) if each.in_flight]
+        self.snapshot = snapshot
+
+    @property
+    def in_flight(self) -> int:
+        """How many exchanges are under way, on whatever snapshot."""
+        return sum(each.in_flight for each in (self.snapshot.generation, *self._earlier))
 
     # What connections call (`net.downstream.Handler`)
 
@@ -92,7 +102,7 @@ class Proxy:
                 route = route.split.choose()
         except GatewayError as error:
             route, refusal = snapshot.unrouted, error
-        self.in_flight += 1
+        route.generation.in_flight += 1
         content = exchange.request.content
         if route.direct and refusal is None and type(content) is bytes:
             start = self._go_directly(exchange, route, content)
@@ -172,7 +182,7 @@ class Proxy:
         except Exception as exc:  # a plugin has made of the answer what cannot be sent
             exchange.reason = self._understood(exchange, exc).reason
             exchange.downstream.abort(exchange)
-        self._end(exchange, chain)
+        self._end(exchange, attempt.route)
 
     def hand_over(self, attempt: DirectAttempt) -> Run:
         """Let the long way go on with an attempt of the short one; return what waits for its outcome."""
@@ -190,8 +200,8 @@ class Proxy:
         assert response is not None
         exchange.status = response.status
         exchange.bytes_out = len(response.content) if isinstance(response.content, bytes) else 0
-        if self._telemetry is not None:
-            self._telemetry.record(exchange, self._clock.now() - started)
+        if self.telemetry is not None:
+            self.telemetry.record(exchange, self._clock.now() - started)
         return response, exchange.id
 
     def client_gone(self, exchange: Exchange) -> None:
@@ -244,7 +254,7 @@ class Proxy:
         finally:
             if call is not None:
                 call.close(error)
-            self._end(exchange, chain)
+            self._end(exchange, route)
 
     async def _before(self, exchange: Exchange, route: Route, run: Run) -> Response | None:
         """Run the request phase; a plugin may answer in it."""
@@ -300,14 +310,14 @@ class Proxy:
         connection.watch_tunnel(call.service.timeouts.tunnel)
         await run
 
-    def _end(self, exchange: Exchange, chain: Chain) -> None:
-        self.in_flight -= 1
-        if chain.done:
-            call_done(chain.done, exchange)
-        if self._telemetry is None:
+    def _end(self, exchange: Exchange, route: Route) -> None:
+        route.generation.in_flight -= 1
+        if route.chain.done:
+            call_done(route.chain.done, exchange)
+        if self.telemetry is None:
             return
         try:
-            self._telemetry.record(exchange, self._clock.now() - exchange.started)
+            self.telemetry.record(exchange, self._clock.now() - exchange.started)
         except Exception:  # a plugin's text that no encoder takes, say: one line is lost, no connection
             _log.exception("request %s could not be recorded", exchange.id)
 

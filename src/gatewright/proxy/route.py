@@ -15,6 +15,15 @@ from gatewright.upstream.service import Service
 Rewrite = Callable[[dict[str, str], str], str]
 
 
+class Generation:
+    """What the exchanges of one snapshot have in common: their number. What lives with the snapshot ends after them."""
+
+    __slots__ = ("in_flight",)
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Routes by weight: each exchange goes to one of them by chance. Between them, only services and chains differ."""
@@ -38,6 +47,7 @@ class Route:
     answer: Callable[[Exchange], Response] | None = None
     rewrite: Rewrite | None = None  # (params, normalised path) -> path for the target
     body_limit: int = 0  # bytes; 0: any size
+    generation: Generation = field(default_factory=Generation)  # one for all routes of a snapshot
     # Nothing on the route ever waits or wants to see a body: `direct` may serve it.
     direct: bool = field(init=False)
 
@@ -56,3 +66,8 @@ class Snapshot:
     unrouted: Route  # its chain sees the answers to requests that no route takes
     services: dict[str, Service] = field(default_factory=dict)
     config: Any = None  # the configuration that it was made from
+
+    @property
+    def generation(self) -> Generation:
+        """What counts the exchanges on this snapshot."""
+        return self.unrouted.generation

@@ -1,20 +1,31 @@
 """Writing lines to a file or stream without ever blocking the event loop.
 
-Lines are gathered for FLUSH_SECONDS and written by a thread, in one system call a batch. A reader that stalls (a full
-pipe, a slow disk) costs lines, which are counted, never requests.
+Lines are gathered for FLUSH_SECONDS and written by a thread, a batch at a time; other processes may write to the same
+place (`whole_lines`). A reader that stalls (a full pipe, a slow disk) costs lines, which are counted, never requests.
 """
 
 import asyncio
+import logging
 import os
 import queue
-import select
 import threading
 import time
+from enum import Enum
 from pathlib import Path
 
+from gatewright.telemetry.whole_lines import WholeLines
+
+_log = logging.getLogger("gatewright.log")
 FLUSH_SECONDS = 0.1
 BATCH_BYTES = 64 * 1024
 PENDING_BYTES = 16 * 1024 * 1024
+
+
+class _Order(Enum):
+    """What the thread is told beside batches of lines."""
+
+    REOPEN = "reopen"
+    END = "end"
 
 
 class LineSink:
@@ -23,23 +34,24 @@ class LineSink:
     def __init__(self, destination: str) -> None:
         """Raises OSError when the file cannot be opened."""
         self._path = None if destination in ("stdout", "stderr") else Path(destination)
-        self._fd = {"stdout": 1, "stderr": 2}.get(destination, -1)
+        self._fd = {"stdout": 1, "stderr": 2}[destination] if self._path is None else _open(self._path)
+        self._out = WholeLines(self._fd)
         self._lines: list[bytes] = []
         self._size = 0
         self._pending = 0  # bytes handed to the thread and not written yet
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | _Order] = queue.SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self.dropped = 0
-        if self._path is not None:
-            self._fd = self._open(self._path)
+        self._refused = 0  # lines that found too much waiting
+        self._lost = 0  # lines that the thread could not write
         self._thread = threading.Thread(target=self._write_all, name="gatewright-log", daemon=True)
         self._thread.start()
 
-    @staticmethod
-    def _open(path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    @property
+    def dropped(self) -> int:
+        """Number of lines that were not written, and never will be."""
+        return self._refused + self._lost
 
     def write(self, line: bytes) -> None:
         """Take a line, with its newline. Called on the event loop."""
@@ -60,13 +72,22 @@ class LineSink:
         if not self._lines:
             return
         if self._pending + self._size > PENDING_BYTES:
-            self.dropped += len(self._lines)
+            self._refused += len(self._lines)
         else:
             with self._lock:
                 self._pending += self._size
             self._queue.put(b"".join(self._lines))
         self._lines.clear()
         self._size = 0
+
+    def reopen(self) -> None:
+        """Open the file anew, because something has moved it: lines taken until now still go to the old one.
+
+        Returns at once. Where the new one cannot be opened the old one stays, and the gateway's own log says so.
+        """
+        if self._path is not None and not self._closed:
+            self.flush()
+            self._queue.put(_Order.REOPEN)
 
     def wait(self, timeout: float = 2.0) -> bool:
         """Block until all that was handed over is written, `timeout` seconds at most; tell whether it is."""
@@ -81,22 +102,35 @@ class LineSink:
             return
         self.flush()
         self._closed = True
-        self._queue.put(None)
+        self._queue.put(_Order.END)
         self._thread.join(timeout)
         if self._path is not None and not self._thread.is_alive():
             os.close(self._fd)
 
+    # In the thread
+
     def _write_all(self) -> None:
-        while (batch := self._queue.get()) is not None:
-            left = memoryview(batch)
-            while left:
-                try:
-                    left = left[os.write(self._fd, left) :]
-                except BlockingIOError:  # somebody made the pipe non-blocking: wait here as a blocking write would
-                    select.select([], [self._fd], [])
-                except OSError:
-                    # The disk is full or the reader is gone; there is nobody to tell but this counter.
-                    self.dropped += bytes(left).count(b"\n")
-                    break
+        while (batch := self._queue.get()) is not _Order.END:
+            if batch is _Order.REOPEN:
+                self._open_anew()
+                continue
+            self._lost += self._out.write(batch)
             with self._lock:
                 self._pending -= len(batch)
+
+    def _open_anew(self) -> None:
+        assert self._path is not None
+        try:
+            fd = _open(self._path)
+        except OSError as error:
+            _log.error("%s cannot be opened anew (%s): lines still go to the old file", self._path, error.strerror)
+            return
+        old, self._fd, self._out = self._fd, fd, WholeLines(fd)
+        os.close(old)
+
+
+def _open(path: Path) -> int:
+    # Not blocking, or a named pipe without a reader would hold up the start; it is an error instead.
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    os.set_blocking(fd, True)
+    return fd

@@ -32,12 +32,12 @@ class AsgiPool:
     """Stands where a network target has its pool: every attempt gets a call of the application."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self.app = app
         self._lifespan = Lifespan(app)
 
     def take(self, now: float) -> "AsgiCall":
         """Return a call; there always is one."""
-        return AsgiCall(self._app, self._lifespan.state)
+        return AsgiCall(self.app, self._lifespan.state)
 
     async def start(self) -> None:
         """Start the application's lifespan. Raises UpstreamError(app_failed) when it does not come up."""
@@ -47,8 +47,11 @@ class AsgiPool:
         """End it."""
         await self._lifespan.stop()
 
-    def close(self) -> None:
+    def retire(self) -> None:
         """Nothing lies idle here."""
+
+    def close(self) -> None:
+        """Nor here."""
 
 
 class AsgiCall:

@@ -34,7 +34,8 @@ class _Fetch:
 
     client_ip = ""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.congested = False
         self.feeder: Pipe | None = None
@@ -58,8 +59,8 @@ class _Fetch:
 
     def write(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > ANSWER_BYTES and self.feeder is not None:
-            detail = f"The answer has more than {ANSWER_BYTES} bytes"
+        if self._size > self._max_body and self.feeder is not None:
+            detail = f"The answer has more than {self._max_body} bytes"
             self.feeder.fail(UpstreamError(Reason.RESPONSE_TOO_LARGE, detail, Retry.NEVER))
         else:
             self._pieces.append(data)
@@ -84,15 +85,17 @@ async def fetch(
     path: str,
     timeout: float,
     headers: Sequence[tuple[str, str]] = (),
+    max_body: int = ANSWER_BYTES,
 ) -> Response:
-    """GET `path` from the target that `open_connection` connects to; `timeout` in seconds bounds all of it.
+    """GET `path` from the target that `open_connection` connects to; `timeout` in seconds bounds all of it, `max_body`
+    in bytes the answer's body.
 
-    Raises GatewayError, with response_timeout when the time is up.
+    Raises GatewayError, with response_timeout when the time is up; ValueError for a header that cannot be sent.
     """
     head = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n".encode("latin-1")]
     head += [make_field(name, value)[2] for name, value in headers]
     connection: TargetConnection | None = None
-    fetching = _Fetch()
+    fetching = _Fetch(max_body)
     try:
         async with asyncio.timeout(timeout):
             connection = await open_connection(OWNER)

@@ -58,9 +58,13 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._events.get, self._send)
+        except asyncio.CancelledError:
+            raise
         except Exception as exc:
             # The ASGI specification: an application that raises here does not support lifespan.
             _log.debug("no lifespan: %r", exc)
+        except BaseException as exc:  # SystemExit would end this process, and every other route with it
+            self._settle(repr(exc))
         self._settle("")
 
     async def _send(self, message: dict[str, Any]) -> None:

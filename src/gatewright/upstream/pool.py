@@ -7,7 +7,7 @@ are retired. Connections watch themselves while idle (`net.upstream`), so a dead
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gatewright.core.clock import Clock
@@ -202,6 +202,12 @@ class Pool:
         self._idle.pop(connection, None)
         if self._waiting:
             self._open_for_waiting()
+
+    def retire(self) -> None:
+        """Keep no connection any more: the pool serves the exchanges that have it, and no new ones."""
+        self._limits = replace(self._limits, max_idle=0)
+        for connection in list(self._idle):
+            connection.close()
 
     def close(self) -> None:
         """Close what is idle and open nothing more; connections in use are closed when they are done."""

@@ -68,11 +68,15 @@ class Service:
         """Return the Host field for a request to `target`; `client_host` is empty with HTTP/1.0 clients."""
         if self.host == "preserve" and client_host:
             return client_host
-        if self.host in ("target", "preserve"):
-            default = 443 if target.scheme == "https" else 80
-            name = target.name if target.port != default else target.name.rpartition(":")[0]
-            return name.encode("latin-1")
-        return self.host.encode("latin-1")
+        return own_host(self.host, target).encode("latin-1")
+
+
+def own_host(host: str, target: Target) -> str:
+    """Return the Host field for a request to `target` that no client's Host is preserved in; `host` as configured."""
+    if host not in ("target", "preserve"):
+        return host
+    default = 443 if target.scheme == "https" else 80
+    return target.name if target.port != default else target.name.rpartition(":")[0]
 
 
 def overloaded() -> ServiceUnavailable:

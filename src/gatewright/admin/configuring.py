@@ -1,0 +1,162 @@
+"""The routes of the admin API about the configuration as a whole: show, validate, replace, reload.
+
+Writes are conditional (RFC 9110 section 13): whoever replaces a configuration says in If-Match which one it has seen,
+so that two people do not undo each other's changes unawares. `app.make_app` adds them.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Request, Response
+from pydantic import Field
+
+from gatewright.admin.effective import effective
+from gatewright.admin.masking import MASK
+from gatewright.admin.openapi import CONFIG_BODY, refusals
+from gatewright.admin.operations import Applied, Operations, VersionMismatch, View
+from gatewright.admin.problems import Refused, invalid_configuration
+from gatewright.admin.security import JSON_TYPE, media_type
+from gatewright.control.errors import ConfigError
+
+_BODY = Path("request body")
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+_ESCAPE = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\(.)", re.DOTALL)
+
+
+class AppliedView(View):
+    """What came of a change."""
+
+    version: str = Field(description="Entity tag of the configuration that runs now")
+    changed: bool = Field(description="false: it ran already")
+
+
+class ValidView(View):
+    """A configuration is good."""
+
+    valid: bool = True
+
+
+def add_configuring(app: FastAPI, operations: Operations) -> None:
+    """Add the routes to `app`."""
+    _showing(app, operations)
+    _changing(app, operations)
+
+
+def _showing(app: FastAPI, operations: Operations) -> None:
+    @app.get(
+        "/config", tags=["configuration"], responses={304: {"description": "It is still the version of If-None-Match"}}
+    )
+    async def show(response: Response, if_none_match: Annotated[str, Header()] = "") -> dict[str, Any]:
+        """Return the configuration that runs, with defaults filled in and secrets hidden.
+
+        But for hidden values, it can be sent back with PUT. The ETag is its version.
+        """
+        current = await operations.current()
+        response.headers["ETag"] = current.version
+        # A weak tag may be compared here (RFC 9110 section 13.1.2).
+        if if_none_match.strip() == "*" or current.version in _tags(if_none_match, weak=True):
+            return Response(status_code=304, headers={"ETag": current.version})  # type: ignore[return-value]
+        return effective(current.config, current.secrets)
+
+
+def _changing(app: FastAPI, operations: Operations) -> None:
+    @app.post("/config/validate", tags=["configuration"], responses=refusals(413, 415, 422), openapi_extra=CONFIG_BODY)
+    async def validate(request: Request) -> ValidView:
+        """Check a configuration, and say everything that is wrong with it. Nothing is changed."""
+        errors = await operations.check(await _text(request))
+        if errors:
+            raise invalid_configuration(errors)
+        return ValidView()
+
+    @app.put("/config", tags=["configuration"], responses=refusals(412, 413, 415, 422, 428), openapi_extra=CONFIG_BODY)
+    async def replace(
+        request: Request,
+        response: Response,
+        if_match: Annotated[str | None, Header(description="The ETag of GET /config, or * for any version")] = None,
+        save: Annotated[bool, Query(description="Also write it to the configuration file, once it runs")] = False,
+    ) -> AppliedView:
+        """Replace the configuration, in every worker or in none."""
+        if if_match is None:
+            raise Refused(428, "version_required", "Send If-Match with the ETag of GET /config, or If-Match: *")
+        expected = await _expected(if_match, operations)
+        try:
+            applied = await operations.apply(await _text(request), expected, save)
+        except VersionMismatch as error:
+            raise _mismatch(error.version) from None
+        return _done(applied, response)
+
+    @app.post("/reload", tags=["configuration"], responses=refusals(413, 415, 422))
+    async def reload(response: Response) -> AppliedView:
+        """Read the configuration file again and put it in place, in every worker or in none."""
+        return _done(await operations.reload(), response)
+
+
+def _done(applied: Applied, response: Response) -> AppliedView:
+    if applied.errors:
+        raise invalid_configuration(applied.errors)
+    response.headers["ETag"] = applied.version
+    return AppliedView(version=applied.version, changed=applied.changed)
+
+
+def _mismatch(version: str) -> Refused:
+    detail = f"The configuration that runs is {version}: get it, make your change again, and send that"
+    return Refused(412, "version_mismatch", detail, {"ETag": version})
+
+
+async def _expected(if_match: str, operations: Operations) -> str | None:
+    """Return the version that must run, None for any. Raises Refused when another one runs already."""
+    if if_match.strip() == "*":
+        return None
+    version = (await operations.current()).version
+    if version not in _tags(if_match, weak=False):
+        raise _mismatch(version)
+    return version
+
+
+def _tags(field: str, weak: bool) -> list[str]:
+    """Return the entity tags of an If-Match or If-None-Match field."""
+    return [tag for mark, tag in _TAG.findall(field) if weak or not mark]
+
+
+async def _text(request: Request) -> str:
+    """Return the configuration in the body, as YAML text. Raises Refused."""
+    kinds = request.headers.getlist("content-type")
+    if not kinds:  # and so no body, else the guard had refused it
+        raise invalid_configuration([ConfigError(_BODY, 0, 0, "", "is empty")])
+    raw = await request.body()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise invalid_configuration([ConfigError(_BODY, line, 1, "", "is not UTF-8 from here on")]) from None
+    if media_type(kinds[0]) == JSON_TYPE:
+        text = _yaml_of(text)
+    errors = [
+        ConfigError(_BODY, number, line.index(MASK) + 1, "", "holds a hidden secret: write the value, or ${VARIABLE}")
+        for number, line in enumerate(text.split("\n"), start=1)
+        if MASK in line
+    ]
+    if errors:
+        raise invalid_configuration(errors)
+    return text
+
+
+def _yaml_of(text: str) -> str:
+    """Return JSON as YAML that means the same, each value still in its line. Raises Refused."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        problem = ConfigError(_BODY, error.lineno, error.colno, "", f"is not JSON: {error.msg}")
+        raise invalid_configuration([problem]) from None
+    except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
+        raise invalid_configuration([ConfigError(_BODY, 0, 0, "", "is not JSON that can be read")]) from None
+
+    # YAML has all of JSON, but not every reader takes an escaped slash, a character as two surrogates, or tabs.
+    def escape(match: re.Match[str]) -> str:
+        if match.group(1) is not None:
+            return bytes.fromhex(match.group(1) + match.group(2)).decode("utf-16-be")
+        return "/" if match.group(3) == "/" else match.group()
+
+    return _ESCAPE.sub(escape, text.replace("\t", " "))

@@ -1,0 +1,75 @@
+"""What the gateway does for plugins: time, the network, state, numbers. A plugin finds it as `self.gateway`.
+
+The parts that can do these things lie to the right of plugins, so here stand only their shapes. Built-in plugins and
+users' use the same; a test gives a plugin a stand-in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from gatewright.core.clock import Clock
+from gatewright.core.exchange import Exchange
+from gatewright.core.headers import Headers
+from gatewright.core.messages import Response
+from gatewright.plugins.base import AnyPlugin
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An answer to `fetch`. `headers` have lower-case names; of a field that came twice the last counts."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class FetchError(Exception):
+    """`fetch` got no complete answer; the message says why."""
+
+
+class GatewayServices(Protocol):
+    """The gateway, as a plugin sees it."""
+
+    clock: Clock
+    base_dir: Path  # where relative file names of the configuration start from
+
+    async def fetch(
+        self, url: str, *, headers: Sequence[tuple[str, str]] = (), timeout: float = 5.0, max_body: int = 1024 * 1024
+    ) -> Fetched:
+        """GET an http or https URL (certificates are verified), redirects not followed.
+
+        `timeout` in seconds for all of it, `max_body` in bytes. Raises FetchError.
+        """
+
+    def count(self, name: str, **labels: str) -> None:
+        """Add one to the counter `gateway_<name>_total` with these labels; their values must be few.
+
+        Names are words of letters, digits and underscores, and not those of the gateway's own metrics.
+        """
+
+    def shared(self, key: str, factory: Callable[[], T]) -> T:
+        """Return the one object that this process has for `key`; `factory` makes it, the first time.
+
+        It outlives the plugin: instances of later configurations, and those of other routes, get the same. Begin `key`
+        with the plugin's name.
+        """
+
+    async def ask(self, plugin: AnyPlugin, exchange: Exchange, headers: Headers, max_body: int) -> Response:
+        """Ask the service of `exchange` once more for the same, with `headers` for the request's and no client waiting.
+
+        The request goes the rest of its way as if `plugin` had let it pass: the plugins behind it see it. Returns the
+        target's answer as it came, its body complete. Raises GatewayError; for a body of over `max_body` bytes too.
+        """
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Call what every worker of this gateway, this one too, has subscribed to `topic`; the others a little later.
+
+        `message` is made of str, bytes, numbers, None, lists and dicts.
+        """
+
+    def subscribe(self, topic: str, hear: Callable[[Any], None]) -> None:
+        """Have `hear` called with each message of `topic`, for as long as the process lives."""

@@ -1,0 +1,346 @@
+"""The configuration that runs, and the way to another one: loaded and checked here, tried in every worker, and taken
+over by all of them or by none.
+
+The supervisor never runs users' code. What only their code can tell, a worker does, in `Fault`s that get their places
+in the file here.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gatewright.admin.masking import names_secret
+from gatewright.control.errors import At, ConfigError, Problem
+from gatewright.control.fields import Address
+from gatewright.control.loader import Loaded, load
+from gatewright.control.models import GatewayConfig
+from gatewright.control.process_models import MAX_WORKERS
+from gatewright.core.cpus import usable_cpus
+from gatewright.supervisor.crew import Crew, Plan, StartFailed
+from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare
+from gatewright.supervisor.process import WorkerLost, WorkerProcess
+from gatewright.supervisor.sockets import Listening, inherited_sockets, open_address
+from gatewright.upstream.target import Target
+
+_log = logging.getLogger("gatewright.supervisor")
+PREPARE_SECONDS = 60.0
+_COMMIT_SECONDS = 30.0
+
+Trigger = Literal["start", "file", "signal", "api"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a start or reload went. With `errors` nothing was changed."""
+
+    at: datetime
+    trigger: Trigger
+    version: str
+    changed: bool
+    errors: list[ConfigError] = field(default_factory=list)
+
+
+class VersionChanged(Exception):
+    """Another configuration runs than the one that was to be replaced."""
+
+
+@dataclass(slots=True)
+class _Addresses:
+    """The sockets that a configuration needs, by address; `opened` are those that were opened for it."""
+
+    listeners: dict[str, Listening] = field(default_factory=dict)
+    admin: dict[str, Listening] = field(default_factory=dict)  # one at the most
+    opened: list[Listening] = field(default_factory=list)
+
+    def all(self) -> list[Listening]:
+        return [*self.listeners.values(), *self.admin.values()]
+
+
+class Configurations:
+    """Holds the configuration that runs, and replaces it."""
+
+    def __init__(self, path: Path, crew: Crew, environ: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self.source: Literal["file", "api"] = "file"
+        self.saved = True  # what runs is what the file held when it was last read or written
+        self._crew = crew
+        self._environ = os.environ if environ is None else environ
+        self._loaded: Loaded | None = None
+        self._tried: tuple[Path, ...] = ()  # files of the last attempt: what was wrong may be put right in one of them
+        self._addresses = _Addresses()
+        self._inherited = inherited_sockets()
+        self._read = self._digest()  # what the file held when it was last read or written here
+        self._number = 0
+        self._lock = asyncio.Lock()
+        self.succeeded = 0
+        self.failed = 0
+        self.last: Outcome | None = None
+        self.last_success: datetime | None = None
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The configuration that runs."""
+        assert self._loaded is not None
+        assert self._loaded.config is not None
+        return self._loaded.config
+
+    @property
+    def version(self) -> str:
+        """What tells it from any other: the same settings have the same version."""
+        return self._crew.plan.version if self._crew.plan is not None else ""
+
+    def urls(self) -> list[str]:
+        """Return where clients connect to, in the order of the configuration."""
+        return [
+            f"{'https' if listener.tls is not None else 'http'}://{listening.place}"
+            for listener, listening in zip(self.config.listeners, self._addresses.listeners.values(), strict=True)
+        ]
+
+    @property
+    def admin(self) -> Listening | None:
+        """The admin API's socket; None: there is no admin API."""
+        return next(iter(self._addresses.admin.values()), None)
+
+    @property
+    def files(self) -> list[Path]:
+        """What the configuration was made from, users' code included: a change of any asks for a reload."""
+        code = {Path(name) for worker in self._crew.workers for name in worker.files}
+        return [*(self._loaded.files if self._loaded is not None else ()), *self._tried, *sorted(code)]
+
+    def targets(self) -> set[tuple[str, str]]:
+        """Return service and name of every target."""
+        services = self.config.services.items()
+        return {
+            (name, Target.from_url(target.url).name) for name, service in services for target in service.targets or ()
+        }
+
+    def secrets(self) -> frozenset[str]:
+        """Return what variables hold that went into the configuration and whose names say that they are secret."""
+        document = self._loaded.document if self._loaded is not None else None
+        return document.values_of(names_secret) if document is not None else frozenset()
+
+    # Start and reload
+
+    def load(self, text: str | None = None) -> Loaded:
+        """Read the file, or take `text` in its place; check all but what users' code must say."""
+        return load(self.path, self._environ, plugins=None, text=text)
+
+    async def start(self, loaded: Loaded) -> None:
+        """Bring `loaded` up in all workers. Raises StartFailed with nothing left open."""
+        addresses = self._open(loaded)
+        plan = self._plan(loaded, addresses)
+        try:
+            await self._crew.start(plan)
+        except StartFailed:
+            _close(addresses.opened)
+            raise
+        self._loaded, self._addresses = loaded, addresses
+        self._note(Outcome(datetime.now(UTC), "start", plan.version, True))
+
+    async def reload(
+        self, trigger: Trigger, text: str | None = None, expected: str | None = None, save: bool = False
+    ) -> Outcome:
+        """Go over to what the file holds now, or to `text`. Nothing changes unless every worker can.
+
+        Raises VersionChanged unless `expected`, if given, is the version that runs. `save`: write `text` to the file,
+        once it runs; a file that was changed meanwhile is not overwritten.
+        """
+        async with self._lock:
+            before = self.version
+            if expected not in (None, before):
+                raise VersionChanged
+            loaded = await asyncio.to_thread(self.load, text)
+            self._tried = loaded.files
+            errors = list(loaded.errors)
+            if save and self._digest() != self._read:
+                errors.append(self._unplaced("the file has changed since it was read: reload it first, or do not save"))
+            errors = errors or await self._change(loaded)
+            if not errors:
+                self.source = "file" if text is None else "api"
+                self.saved = text is None
+                if text is None:
+                    self._read = self._digest()
+                elif save:
+                    errors = self._save(text)
+            outcome = Outcome(datetime.now(UTC), trigger, self.version, self.version != before, errors)
+            self._note(outcome)
+            return outcome
+
+    async def check(self, text: str) -> list[ConfigError]:
+        """Return what is wrong with `text` as a configuration, without using it."""
+        async with self._lock:
+            loaded = await asyncio.to_thread(self.load, text)
+            if loaded.errors:
+                return loaded.errors
+            workers = self._crew.ready[:1]
+            errors = await self._try(loaded, workers)
+            self._abort(workers)
+            return errors
+
+    async def _change(self, loaded: Loaded) -> list[ConfigError]:
+        """Have every worker try `loaded`, and go over to it if all can; else return what is wrong."""
+        addresses = _Addresses()
+        workers = self._crew.ready
+        try:
+            addresses = self._open(loaded)
+            errors = await self._try(loaded, workers)
+        except StartFailed as error:
+            errors = self.errors_of(loaded, error.faults, str(error))
+        if errors:
+            self._abort(workers)
+            _close(addresses.opened)
+            return errors
+        plan = self._plan(loaded, addresses)
+        self._crew.adopt(plan, workers)
+        await asyncio.gather(*(self._commit(worker, plan) for worker in workers))
+        wanted = addresses.all()
+        _close(listening for listening in self._addresses.all() if listening not in wanted)
+        self._loaded, self._addresses = loaded, addresses
+        return []
+
+    async def _try(self, loaded: Loaded, workers: Sequence[WorkerProcess]) -> list[ConfigError]:
+        """Have the workers prepare `loaded`; return what is wrong with it by their word."""
+        if not workers:
+            return self.errors_of(loaded, [], "no worker runs that could try it; see the gateway's log")
+        self._number += 1
+        message = Prepare(self._number, loaded.data, str(loaded.base_dir))
+        asked = [worker.prepare(message, PREPARE_SECONDS) for worker in workers]
+        for worker, answer in zip(workers, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, TimeoutError):
+                return self.errors_of(
+                    loaded, [], f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
+                )
+            if isinstance(answer, WorkerLost):
+                return self.errors_of(loaded, [], f"{answer} while it tried")
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer.faults or answer.error:
+                return self.errors_of(loaded, answer.faults, answer.error)
+        return []
+
+    def _abort(self, workers: Sequence[WorkerProcess]) -> None:
+        for worker in workers:
+            worker.send(Abort(self._number))
+
+    async def _commit(self, worker: WorkerProcess, plan: Plan) -> None:
+        counts, sockets = plan.give(worker)
+        try:
+            await worker.commit(Commit(self._number, plan.version, counts), sockets, _COMMIT_SECONDS)
+            worker.version = plan.version
+        except WorkerLost:
+            pass  # its successor starts with the new configuration
+        except TimeoutError:
+            _log.error("worker %d does not go over to the new configuration and is replaced", worker.index)
+            worker.kill()
+
+    # Parts
+
+    def _open(self, loaded: Loaded) -> _Addresses:
+        """Return the sockets for each address of `loaded`, new ones where there are none yet. Raises StartFailed."""
+        config = loaded.config
+        assert config is not None
+        addresses, known = _Addresses(), self._addresses
+        wanted: list[tuple[dict[str, Listening], dict[str, Listening], Address, list[str | int], int]] = [
+            (known.listeners, addresses.listeners, listener.bind, ["listeners", index, "bind"], _workers(config))
+            for index, listener in enumerate(config.listeners)
+        ]
+        if config.admin is not None:
+            wanted.append((known.admin, addresses.admin, config.admin.bind, ["admin", "bind"], 1))
+        for before, now, bind, path, count in wanted:
+            key = str(bind)
+            while key in now:  # port 0 may stand there twice
+                key += "+"
+            if key in before:
+                now[key] = before[key]
+                continue
+            try:
+                now[key] = open_address(bind, count, self._inherited)
+            except OSError as error:
+                _close(addresses.opened)
+                reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
+                raise StartFailed([Fault(path, f"cannot listen on {bind}: {reason}")]) from error
+            addresses.opened.append(now[key])
+        return addresses
+
+    def _plan(self, loaded: Loaded, addresses: _Addresses) -> Plan:
+        assert loaded.config is not None
+        version = hashlib.sha256(msgspec.json.encode(loaded.data, order="sorted")).hexdigest()[:16]
+        workers = _workers(loaded.config)
+        return Plan(loaded.data, str(loaded.base_dir), version, list(addresses.listeners.values()), workers)
+
+    def _digest(self) -> bytes:
+        """Return what tells the file's present content from any other; b"" when it cannot be read."""
+        try:
+            return hashlib.sha256(self.path.read_bytes()).digest()
+        except OSError:
+            return b""
+
+    def _save(self, text: str) -> list[ConfigError]:
+        """Write `text` to the file, whole or not at all."""
+        path = self.path.resolve()  # a symbolic link stays one
+        try:
+            mode = path.stat().st_mode & 0o7777
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, delete=False) as file:
+                try:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.chmod(file.name, mode)
+                    os.replace(file.name, path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as error:
+            return [self._unplaced(f"it runs, but could not be saved: {(error.strerror or str(error)).lower()}")]
+        self._read = self._digest()
+        self.saved = True
+        return []
+
+    def _note(self, outcome: Outcome) -> None:
+        self.last = outcome
+        if outcome.errors:
+            self.failed += 1
+            _log.error("the configuration was not changed: %s", "\n".join(str(error) for error in outcome.errors))
+        else:
+            self.succeeded += 1
+            self.last_success = outcome.at
+            if outcome.trigger != "start":
+                _log.info("configuration %s is in use (%s)", outcome.version, outcome.trigger)
+
+    def errors_of(self, loaded: Loaded, faults: Sequence[Fault], text: str = "") -> list[ConfigError]:
+        """Return what a worker complained of, with its place in the file where it has one."""
+        problems = [
+            Problem(tuple(fault.path), fault.message, fault.suggestion, At(fault.at), fault.quote, fault.wide)
+            for fault in faults
+        ]
+        errors = loaded.errors_of(problems)
+        return [*errors, self._unplaced(text)] if text else errors
+
+    def _unplaced(self, text: str) -> ConfigError:
+        return ConfigError(self.path, 0, 0, "", text)
+
+    def close_listeners(self) -> None:
+        """Give up the addresses that clients connect to."""
+        _close(self._addresses.listeners.values())
+
+    def close(self) -> None:
+        """Give all addresses up."""
+        _close(self._addresses.all())
+
+
+def _close(listeners: Iterable[Listening]) -> None:
+    for listening in listeners:
+        listening.close()
+
+
+def _workers(config: GatewayConfig) -> int:
+    return min(usable_cpus(), MAX_WORKERS) if config.workers == "auto" else config.workers

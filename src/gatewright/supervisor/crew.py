@@ -1,0 +1,268 @@
+"""The workers: as many as configured, each replaced when it dies, their numbers summed.
+
+It owns processes and what they are told; what a configuration holds, it passes on unread. The supervisor calls it.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from gatewright.core.tasks import spawn
+from gatewright.supervisor.launch import Launched
+from gatewright.supervisor.messages import Configure, Drain, Fault, Message, Report, Row, SetTarget
+from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
+from gatewright.supervisor.sockets import Listening
+from gatewright.telemetry.totals import Totals
+
+_log = logging.getLogger("gatewright.supervisor")
+START_SECONDS = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+_STEADY_SECONDS = 60.0  # a worker that lived so long has not died of its start
+_ASK_SECONDS = 1.0
+_LEAVING_GRACE = 3600.0  # one worker fewer is no reason to break streams off
+_OUTDATED_GRACE = 30.0
+_OVERDUE = 5.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What every worker runs: a configuration's resolved data and the sockets of its listeners."""
+
+    data: dict[str, Any]
+    base_dir: str
+    version: str
+    listeners: list[Listening]
+    workers: int
+
+    def give(self, worker: WorkerProcess) -> tuple[list[tuple[int, int]], list[socket.socket]]:
+        """Return the sockets that the worker is still to be given, and how many of them belong to which listener."""
+        counts, sockets = [], []
+        for index, listening in enumerate(self.listeners):
+            share = [sock for sock in listening.share(worker.index, self.workers) if sock not in worker.held]
+            if share:
+                counts.append((index, len(share)))
+                sockets += share
+        worker.held.update(sockets)
+        return counts, sockets
+
+
+class StartFailed(Exception):
+    """A worker cannot run the configuration; `faults` have key paths, the text is what has none."""
+
+    def __init__(self, faults: list[Fault], text: str = "") -> None:
+        self.faults = faults
+        super().__init__(text)
+
+
+class _Slot:
+    """One worker's place: who is in it, and how it fared."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.worker: WorkerProcess | None = None
+        self.restarts = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class Crew:
+    """All workers. `plan` is what they run; whoever is started later runs it too."""
+
+    def __init__(self, totals: Totals, changed: Callable[[], None]) -> None:
+        """`changed` is called when a worker becomes ready or ends."""
+        self.totals = totals
+        self.plan: Plan | None = None
+        self.restarts = 0
+        self._changed = changed
+        self._slots: list[_Slot] = []
+        self._leaving: set[WorkerProcess] = set()
+        self._states: dict[tuple[str, str], Row] = {}
+
+    # Who is there
+
+    @property
+    def ready(self) -> list[WorkerProcess]:
+        """The workers that serve."""
+        return [worker for worker in self.workers if worker.state is State.READY]
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """All that run, also those that start or leave."""
+        return [slot.worker for slot in self._slots if slot.worker is not None] + list(self._leaving)
+
+    def restarts_of(self, worker: WorkerProcess) -> int:
+        """Return how often the worker in that place was replaced."""
+        return self._slots[worker.index].restarts if worker.index < len(self._slots) else 0
+
+    # Starting
+
+    async def take_first(self, launched: Launched) -> None:
+        """Take the first process, which was started before there was a plan. Raises WorkerLost."""
+        slot = _Slot(0)
+        self._slots.append(slot)
+        slot.worker = WorkerProcess(0, self._reported, self._ended)
+        await slot.worker.spawn(launched)
+
+    async def start(self, plan: Plan) -> None:
+        """Have all of them run `plan`. Raises StartFailed when one cannot, with all ended."""
+        self.plan = plan
+        while len(self._slots) < plan.workers:
+            self._slots.append(_Slot(len(self._slots)))
+        filled = await asyncio.gather(*(self._fill(slot) for slot in self._slots), return_exceptions=True)
+        for error in filled:
+            if isinstance(error, WorkerLost | TimeoutError | OSError):
+                raise StartFailed([], f"a worker cannot be started: {str(error) or 'it took too long'}") from error
+            if error is not None:
+                raise error
+        for slot in self._slots:
+            slot.task = spawn(self._keep(slot))
+
+    async def _fill(self, slot: _Slot) -> None:
+        """Put a serving worker into the slot. Raises StartFailed, WorkerLost, TimeoutError, OSError."""
+        if slot.worker is None:
+            slot.worker = WorkerProcess(slot.index, self._reported, self._ended)
+            await slot.worker.spawn()
+        worker, plan = slot.worker, self.plan
+        assert plan is not None
+        counts, sockets = plan.give(worker)
+        message = Configure(plan.data, plan.base_dir, plan.version, list(self._states.values()), counts)
+        started = await worker.start(message, sockets, START_SECONDS)
+        if started.faults or started.error:
+            worker.state = State.DRAINING
+            worker.send(Drain(0))
+            raise StartFailed(started.faults, started.error)
+        worker.version = plan.version
+        worker.state = State.READY
+        if self.plan is not plan:
+            self._outdated(worker)
+        self._changed()
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Replace the slot's worker whenever it is gone; ever more slowly if that does not help."""
+        pause = _FIRST_PAUSE
+        while True:
+            if slot.worker is None:
+                await self._refill(slot)
+            began = time.monotonic()
+            if slot.worker is not None:
+                await slot.worker.gone.wait()
+                slot.worker = None
+                slot.restarts += 1
+                self.restarts += 1
+            if time.monotonic() - began > _STEADY_SECONDS:
+                pause = _FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _refill(self, slot: _Slot) -> None:
+        try:
+            await self._fill(slot)
+            _log.info("worker %d serves", slot.index)
+        except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
+            faults = error.faults if isinstance(error, StartFailed) else []
+            why = str(error) or "; ".join(fault.message for fault in faults) or "it took too long"
+            _log.error("worker %d cannot be started yet: %s", slot.index, why)
+            worker, slot.worker = slot.worker, None
+            if worker is not None:
+                worker.kill()
+
+    # While they run
+
+    def _reported(self, worker: WorkerProcess, report: Report) -> None:
+        self.totals.update(str(worker.key), report.rows)
+
+    def _ended(self, worker: WorkerProcess) -> None:
+        self.totals.retire(str(worker.key))
+        self._leaving.discard(worker)
+        self._changed()
+
+    def tell(self, message: Message) -> None:
+        """Send a message to every worker."""
+        for worker in self.workers:
+            worker.send(message)
+
+    def set_target(self, row: Row) -> None:
+        """Tell every worker of a target's state, those that will come as well."""
+        known = self._states.get((row.service, row.target))
+        if known is not None:
+            row = Row(
+                row.service,
+                row.target,
+                known.healthy if row.healthy is None else row.healthy,
+                known.draining if row.draining is None else row.draining,
+                known.weight if row.weight is None else row.weight,
+            )
+        self._states[row.service, row.target] = row
+        self.tell(SetTarget(row))
+
+    def state_of(self, service: str, target: str) -> Row:
+        """Return what was last set of a target."""
+        return self._states.get((service, target)) or Row(service, target)
+
+    def forget_targets(self, known: set[tuple[str, str]]) -> None:
+        """Keep only the states of these targets: the others are in no configuration any more."""
+        self._states = {key: row for key, row in self._states.items() if key in known}
+
+    async def refresh(self) -> None:
+        """Have every worker's numbers as they are now; those of one that does not answer are as old as its last."""
+        asked = [spawn(worker.ask(_ASK_SECONDS)) for worker in self.ready]
+        if asked:
+            await asyncio.wait(asked)
+            for task in asked:
+                task.exception()
+
+    # Fewer, more, none
+
+    def adopt(self, plan: Plan, prepared: Collection[WorkerProcess]) -> None:
+        """Go over to a plan that the `prepared` workers have; replace others, start those that are missing, end those
+        that are too many."""
+        self.plan = plan
+        for worker in self.ready:
+            if worker not in prepared:
+                self._outdated(worker)
+        while len(self._slots) > plan.workers:
+            self._leave(self._slots.pop(), _LEAVING_GRACE)
+        while len(self._slots) < plan.workers:
+            slot = _Slot(len(self._slots))
+            self._slots.append(slot)
+            slot.task = spawn(self._keep(slot))
+
+    def _outdated(self, worker: WorkerProcess) -> None:
+        """End a worker that was being started while the configuration changed; its place is filled again."""
+        worker.state = State.DRAINING
+        worker.send(Drain(_OUTDATED_GRACE))
+
+    def _leave(self, slot: _Slot, grace: float) -> None:
+        if slot.task is not None:
+            slot.task.cancel()
+        worker, slot.worker = slot.worker, None
+        if worker is not None and not worker.gone.is_set():
+            worker.state = State.DRAINING
+            self._leaving.add(worker)
+            worker.send(Drain(grace))
+
+    def dismiss(self, grace: float) -> None:
+        """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""
+        for worker in self._leaving:
+            worker.send(Drain(grace))
+        while self._slots:
+            self._leave(self._slots.pop(), grace)
+
+    async def ended(self, grace: float) -> None:
+        """Return when all have ended; who has not, a little later than `grace` seconds from now, is killed."""
+        leaving = list(self._leaving)
+        waits = [spawn(worker.gone.wait()) for worker in leaving]
+        if waits:
+            await asyncio.wait(waits, timeout=grace + _OVERDUE)
+        for worker in leaving:
+            worker.kill()
+        if waits:
+            await asyncio.wait(waits)
+
+    def kill(self) -> None:
+        """End all at once."""
+        for worker in self.workers:
+            worker.kill()

@@ -1,0 +1,217 @@
+"""One worker as the supervisor sees it: its process, the channel to it, and what it last reported.
+
+A worker is a fresh interpreter, not a fork: nothing of the supervisor (threads, sockets, admin API) is in it.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from gatewright.core.tasks import background
+from gatewright.supervisor.channel import Channel
+from gatewright.supervisor.launch import Launched, launch
+from gatewright.supervisor.messages import (
+    VERSION,
+    Ask,
+    Committed,
+    Configure,
+    FromWorker,
+    Hello,
+    Message,
+    Prepared,
+    Report,
+    Started,
+)
+
+_log = logging.getLogger("gatewright.supervisor")
+HELLO_SECONDS = 30.0
+_keys = itertools.count(1)
+
+
+class State(Enum):
+    """What a worker is doing. STOPPED is final."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class WorkerLost(Exception):
+    """The worker ended, or was ended, before it answered."""
+
+
+class WorkerProcess:
+    """A worker. `reported` is called with each report, `ended` once when the process is gone."""
+
+    def __init__(
+        self,
+        index: int,
+        reported: Callable[["WorkerProcess", Report], None],
+        ended: Callable[["WorkerProcess"], None],
+    ) -> None:
+        """`index` is its place among the workers, from 0."""
+        self.index = index
+        self.state = State.STARTING
+        self.started_at = datetime.now(UTC)
+        self.version: str | None = None  # of the configuration that it runs
+        self.report: Report | None = None
+        self.held: set[socket.socket] = set()  # listening sockets that it was given
+        self.gone = asyncio.Event()
+        self.key = next(_keys)  # never used again, as a pid may be
+        self.files: list[str] = []  # of users' code that its configuration depends on
+        self._reported = reported
+        self._ended = ended
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel[FromWorker] | None = None
+        self._answers: dict[tuple[type[Message], int], asyncio.Future[Any]] = {}
+        self._numbers = 0
+
+    @property
+    def pid(self) -> int:
+        """The process's ID, 0 before it runs."""
+        return self._process.pid if self._process is not None else 0
+
+    async def spawn(self, launched: Launched | None = None) -> None:
+        """Start the process, unless it is `launched`, and wait until it speaks. Raises WorkerLost and OSError."""
+        launched = launched or launch(self.index)
+        self._process = launched.process
+        self._channel = Channel(launched.sock, FromWorker, self._received, self._lost)
+        hello = self._answer(Hello, 0)
+        background(self._watch(launched.process))
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                said: Hello = await hello
+        except TimeoutError:
+            self.kill()
+            raise WorkerLost(f"did not start within {HELLO_SECONDS:g} s") from None
+        if (said.version, said.release) != (VERSION, installed_version("gatewright")):
+            self.kill()
+            raise WorkerLost(f"is of release {said.release}: the package was replaced, restart the gateway")
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the end of the process, and tell everybody who waits for it."""
+        code = await _end_of(process)
+        expected = self.state is State.DRAINING and code == 0
+        self.state = State.STOPPED
+        if not expected:
+            _log.error("worker %d (pid %d) %s", self.index, self.pid, in_words(code))
+        await asyncio.sleep(0)  # the last bytes of the channel are read before it is judged
+        self._fail_all(WorkerLost(f"worker {self.index} (pid {self.pid}) {in_words(code)}"))
+        if self._channel is not None:
+            self._channel.close()
+        self.gone.set()
+        self._ended(self)
+
+    # Messages
+
+    def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
+        """Send a message, if there is still somebody to read it."""
+        if self._channel is not None and not self._channel.closed:
+            self._channel.send(message, sockets)
+
+    def number(self) -> int:
+        """Return a number for the next question."""
+        self._numbers += 1
+        return self._numbers
+
+    async def start(self, message: Configure, sockets: Sequence[socket.socket], seconds: float) -> Started:
+        """Give it its configuration; return how that went. Raises WorkerLost, TimeoutError."""
+        return await self._ask(Started, 0, message, sockets, seconds)  # type: ignore[no-any-return]
+
+    async def prepare(self, message: Any, seconds: float) -> Prepared:
+        """Send a Prepare and return its outcome. Raises WorkerLost, TimeoutError."""
+        return await self._ask(Prepared, message.number, message, (), seconds)  # type: ignore[no-any-return]
+
+    async def commit(self, message: Any, sockets: Sequence[socket.socket], seconds: float) -> Committed:
+        """Send a Commit and wait for its end. Raises WorkerLost, TimeoutError."""
+        return await self._ask(Committed, message.number, message, sockets, seconds)  # type: ignore[no-any-return]
+
+    async def ask(self, seconds: float) -> Report:
+        """Return a report of now. Raises WorkerLost, TimeoutError."""
+        number = self.number()
+        return await self._ask(Report, number, Ask(number), (), seconds)  # type: ignore[no-any-return]
+
+    async def _ask(
+        self, kind: type[Message], number: int, message: Message, sockets: Sequence[socket.socket], seconds: float
+    ) -> Any:
+        answer = self._answer(kind, number)
+        try:
+            self.send(message, sockets)
+            async with asyncio.timeout(seconds):
+                return await answer
+        finally:
+            self._answers.pop((kind, number), None)
+
+    def _answer(self, kind: type[Message], number: int) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers[kind, number] = future
+        if self.state is State.STOPPED or (self._channel is not None and self._channel.closed):
+            future.set_exception(WorkerLost(f"worker {self.index} is gone"))
+        return future
+
+    def _received(self, message: FromWorker, sockets: list[socket.socket]) -> None:
+        for sock in sockets:  # a worker sends none
+            sock.close()
+        number = getattr(message, "number", 0)
+        if isinstance(message, Report):
+            self.report = message
+            self._reported(self, message)
+        elif isinstance(message, Started | Prepared):
+            self.files = message.files or self.files
+        future = self._answers.pop((type(message), number), None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _lost(self, error: Exception | None) -> None:
+        if error is not None:
+            _log.error("the channel to worker %d (pid %d) broke: %s", self.index, self.pid, error)
+        self.kill()  # without its channel it cannot be told anything any more
+
+    def _fail_all(self, error: WorkerLost) -> None:
+        answers, self._answers = self._answers, {}
+        for future in answers.values():
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waits gets it; nobody may
+
+    # Ends
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        if self._process is not None and not self.gone.is_set():
+            self._process.kill()
+
+
+async def _end_of(process: subprocess.Popen[bytes]) -> int:
+    """Return the process's exit code once it has ended."""
+    if hasattr(os, "pidfd_open"):
+        fd, ended = os.pidfd_open(process.pid), asyncio.Event()
+        asyncio.get_running_loop().add_reader(fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        return process.wait()
+    return await asyncio.to_thread(process.wait)
+
+
+def in_words(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}"

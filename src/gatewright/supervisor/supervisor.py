@@ -1,0 +1,187 @@
+"""The supervisor: the process that `gatewright run` is. Starts, reloads, watches and ends everything; serves nothing.
+
+What happens when, stands here; how, in the modules that it holds together: `crew` (workers), `configuration` (what they
+run), `watch`, `admin` (the admin API's server).
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+
+from gatewright.app import ConfigurationError, StartError
+from gatewright.control.probing import Probes
+from gatewright.core.clock import SystemClock
+from gatewright.core.tasks import background, spawn
+from gatewright.supervisor.configuration import Configurations, Outcome, Trigger
+from gatewright.supervisor.crew import Crew, StartFailed
+from gatewright.supervisor.launch import Launched
+from gatewright.supervisor.messages import Reopen, Row
+from gatewright.supervisor.notify import Notifier
+from gatewright.supervisor.operations import SupervisorOperations
+from gatewright.supervisor.process import WorkerLost
+from gatewright.supervisor.serving import AdminServing
+from gatewright.supervisor.watch import Watch
+from gatewright.telemetry.totals import Totals
+
+_log = logging.getLogger("gatewright.supervisor")
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Phase(Enum):
+    """Where the gateway as a whole stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Supervisor:
+    """One gateway: a configuration file, and the processes that serve it."""
+
+    def __init__(self, path: Path, first: Launched, announce: Callable[[str], None]) -> None:
+        """`first` is the process of the first worker, `announce` gets a line for each address that is served. Made in a
+        running loop.
+        """
+        self._first = first
+        self.phase = Phase.STARTING
+        self.started_at = datetime.now(UTC)
+        self.totals = Totals()
+        self.crew = Crew(self.totals, self._crew_changed)
+        self.configurations = Configurations(path, self.crew)
+        self.probes = Probes(self._probed, SystemClock())
+        self._admin = AdminServing(SupervisorOperations(self))
+        self._announce = announce
+        self._watch = Watch()
+        self._watch.set([path])
+        self._notifier = Notifier()
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Serve until a signal ends it. Raises ConfigurationError and StartError."""
+        loop = asyncio.get_running_loop()
+        for number in (*_ENDING, signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._signals.put_nowait, number)
+        watching: asyncio.Task[None] | None = None
+        try:
+            await self._start()
+            watching = spawn(self._watch_files())
+            await self._serve()
+            watching.cancel()
+            await self._stop()
+        finally:
+            if watching is not None:
+                watching.cancel()
+            self.probes.stop()
+            self.crew.kill()
+            await self._admin.close()
+            self.configurations.close()
+
+    @property
+    def phase_name(self) -> str:
+        """starting, ready or draining."""
+        return self.phase.value
+
+    # Start
+
+    async def _start(self) -> None:
+        configurations = self.configurations
+        try:
+            _, loaded = await asyncio.gather(self.crew.take_first(self._first), asyncio.to_thread(configurations.load))
+        except WorkerLost as error:
+            raise StartError(f"a worker process cannot be started: {error}") from error
+        if loaded.config is None:
+            raise ConfigurationError(loaded.errors)
+        try:
+            imported = spawn(self._admin.load()) if loaded.config.admin is not None else None
+            await configurations.start(loaded)
+            if imported is not None:
+                await imported
+        except StartFailed as error:
+            faults = configurations.errors_of(loaded, error.faults)
+            raise (ConfigurationError(faults) if faults else StartError(str(error))) from error
+        self.phase = Phase.READY
+        await self._settle()
+        for url in configurations.urls():
+            self._announce(f"listening on {url}")
+        if configurations.admin is not None:
+            self._announce(f"admin API on http://{configurations.admin.place}")
+        self._notifier.ready()
+
+    # While it runs
+
+    async def _serve(self) -> None:
+        """Do what signals say, until one says to end."""
+        while (number := await self._signals.get()) not in _ENDING:
+            if number == signal.SIGHUP:
+                background(self.reload("signal"))
+            else:
+                self.crew.tell(Reopen())
+
+    async def reload(
+        self, trigger: Trigger, text: str | None = None, expected: str | None = None, save: bool = False
+    ) -> Outcome:
+        """Go over to the file as it is now, or to `text`; nothing changes if that cannot be had.
+
+        Raises VersionChanged, see `Configurations.reload`.
+        """
+        self._notifier.reloading()
+        self._watch.accept()
+        try:
+            outcome = await self.configurations.reload(trigger, text, expected, save)
+            if save:
+                self._watch.accept()
+            await self._settle()
+        finally:
+            self._notifier.ready()
+        return outcome
+
+    async def _settle(self) -> None:
+        """Follow the configuration with what is not the workers' part of it."""
+        configurations = self.configurations
+        self.probes.update(configurations.config)
+        self.crew.forget_targets(configurations.targets())
+        self._watch.set(configurations.files)
+        await self._admin.serve(configurations.config.admin, configurations.admin)
+
+    async def _watch_files(self) -> None:
+        while True:
+            await self._watch.change()
+            if self.configurations.config.watch:
+                await self.reload("file")
+
+    def _probed(self, service: str, target: str, healthy: bool) -> None:
+        self.crew.set_target(Row(service, target, healthy=healthy))
+
+    def _crew_changed(self) -> None:
+        if self.phase is Phase.READY and not self.crew.ready:
+            _log.error("no worker serves")
+
+    # The end
+
+    async def _stop(self) -> None:
+        """Fail readiness, wait, drain; a second signal ends it at once."""
+        self.phase = Phase.DRAINING
+        self._notifier.stopping()
+        shutdown = self.configurations.config.shutdown
+        _log.info("finishing what is under way; signal again to stop at once")
+        stopping = spawn(self._drain(shutdown.delay, shutdown.grace))
+        again = spawn(self._told_again())
+        await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            await self._drain(0, 0)
+
+    async def _drain(self, delay: float, grace: float) -> None:
+        await asyncio.sleep(delay)
+        self.crew.dismiss(grace)
+        self.configurations.close_listeners()  # the workers have their own, and accept what waits there
+        await self.crew.ended(grace)
+
+    async def _told_again(self) -> None:
+        while await self._signals.get() not in _ENDING:
+            pass

@@ -1,0 +1,55 @@
+"""Seeing that files have changed. Tells when they have come to rest again, not at each write.
+
+A look at each file's identity twice a second, and no notifications from the kernel: those do not exist on every file
+system (network mounts, containers), need a watch on every folder on the way to a symbolic link that may be swapped,
+and cost a dependency. A look costs 2 us a file.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+_Signature = tuple[int, int, int, int]
+INTERVAL = 0.5
+
+
+class Watch:
+    """Watches files; ones that do not exist are watched for their coming."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, _Signature | None] = {}
+        self._changed = False
+
+    def set(self, files: Iterable[Path]) -> None:
+        """Watch these files from now on. Ones that are watched already go on from what was seen of them."""
+        self._seen = {path: self._seen[path] if path in self._seen else _signature(path) for path in files}
+
+    def accept(self) -> None:
+        """Take all files as they are now: somebody is about to read them, or has written one."""
+        self._seen = {path: _signature(path) for path in self._seen}
+        self._changed = False
+
+    def look(self) -> bool:
+        """Look at each file; return True once they have changed and are the same as at the look before."""
+        moved = False
+        for path, before in self._seen.items():
+            now = _signature(path)
+            if now != before:
+                self._seen[path] = now
+                moved = True
+        rested, self._changed = self._changed and not moved, moved
+        return rested
+
+    async def change(self) -> None:
+        """Return when the files have changed and come to rest."""
+        while not self.look():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(INTERVAL)
+
+
+def _signature(path: Path) -> _Signature | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev

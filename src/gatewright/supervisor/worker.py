@@ -1,0 +1,298 @@
+"""A worker: one process of the data plane, told by the supervisor what to do.
+
+It ends when it has drained, and when the supervisor is gone: no worker outlives it. Signals of the terminal are the
+supervisor's to handle; SIGTERM to a worker alone drains it, and the supervisor starts another.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from gatewright.app import Gateway, StartError
+from gatewright.control.loader import check_data
+from gatewright.control.snapshot import SnapshotError
+from gatewright.core.tasks import spawn
+from gatewright.plugins import registry
+from gatewright.supervisor.channel import Channel
+from gatewright.supervisor.messages import (
+    VERSION,
+    Abort,
+    Ask,
+    Commit,
+    Committed,
+    Configure,
+    Drain,
+    Fault,
+    FromSupervisor,
+    Hello,
+    Prepare,
+    Prepared,
+    Reopen,
+    Report,
+    Row,
+    SetTarget,
+    Started,
+)
+from gatewright.telemetry.counters import Counters
+from gatewright.telemetry.own_log import start_own_log
+
+_log = logging.getLogger("gatewright.worker")
+REPORT_SECONDS = 0.25
+_QUIET_REPORTS = 4  # without news, every fourth report is sent
+ORPHAN_GRACE = 3.0  # for what is under way when the supervisor has died
+_GRACE = 30.0
+_FILES = 65536
+_GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare ones of plugins rarely
+
+
+class Worker:
+    """The worker's side of the channel, and the gateway that it drives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._counters = Counters()
+        self._gateway: Gateway | None = None
+        self._prepared: tuple[int, Any] | None = None
+        self._jobs: asyncio.Queue[tuple[Any, list[socket.socket]]] = asyncio.Queue()
+        self._over = asyncio.Event()
+        self._told = asyncio.Event()  # how long the end may take
+        self._grace = _GRACE
+        self._last: tuple[Any, ...] = ()
+        self._silent = 0
+        self._channel: Channel[FromSupervisor] = Channel(sock, FromSupervisor, self._received, self._lost)
+
+    async def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
+        self._channel.send(Hello(VERSION, installed_version("gatewright"), os.getpid()))
+        working, reporting, over = spawn(self._work()), spawn(self._report_often()), spawn(self._over.wait())
+        await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
+        failed = working.done()
+        if failed:  # a defect: the supervisor starts another worker
+            _log.error("the worker cannot go on", exc_info=working.exception())
+        working.cancel()
+        over.cancel()
+        await asyncio.wait((working,))
+        if self._gateway is not None:
+            await self._stop(self._gateway)
+        reporting.cancel()
+        while self._report(0):
+            pass
+        await self._channel.flushed(1.0)
+        return 1 if failed else 0
+
+    async def _stop(self, gateway: Gateway) -> None:
+        """Drain, for as long as was said last."""
+        while True:
+            self._told.clear()
+            stopping, told = spawn(gateway.stop(self._grace)), spawn(self._told.wait())
+            await asyncio.wait((stopping, told), return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+            if stopping.done():
+                stopping.result()
+                return
+            stopping.cancel()
+            await asyncio.wait((stopping,))
+
+    # Messages
+
+    def _received(self, message: FromSupervisor, sockets: list[socket.socket]) -> None:
+        if isinstance(message, SetTarget):
+            self._set_target(message.row)
+        elif isinstance(message, Ask):
+            self._report(message.number)
+        elif isinstance(message, Reopen):
+            if self._gateway is not None:
+                self._gateway.reopen_logs()
+        elif isinstance(message, Drain):
+            self._end_within(message.grace)
+        else:
+            self._jobs.put_nowait((message, sockets))
+
+    def _lost(self, error: Exception | None) -> None:
+        """The supervisor is gone: end, and let nobody wait for long."""
+        _log.error("the supervisor is gone%s: stopping", f" ({error})" if error is not None else "")
+        self._end_within(ORPHAN_GRACE)
+
+    def _end_within(self, grace: float) -> None:
+        self._grace = grace
+        self._over.set()
+        self._told.set()
+
+    async def _work(self) -> None:
+        """Do one thing after the other, in the order of the messages."""
+        while True:
+            message, sockets = await self._jobs.get()
+            if isinstance(message, Configure):
+                await self._configure(message, sockets)
+            elif isinstance(message, Prepare):
+                await self._prepare(message)
+            elif isinstance(message, Commit):
+                await self._commit(message, sockets)
+            elif isinstance(message, Abort):
+                await self._abort(message.number)
+
+    def _set_target(self, row: Row) -> None:
+        if self._gateway is not None:
+            self._gateway.set_target(
+                row.service, row.target, healthy=row.healthy, draining=row.draining, weight=row.weight
+            )
+
+    # The configuration
+
+    async def _configure(self, message: Configure, sockets: list[socket.socket]) -> None:
+        base_dir = Path(message.base_dir)
+        config, problems = check_data(message.data, base_dir, registry)
+        if config is None or problems:
+            self._channel.send(Started(_faults(problems)))
+            return
+        gateway = Gateway(config, base_dir, probe=False, counters=self._counters)
+        shared = _by_listener(message.sockets, sockets)
+        try:
+            await gateway.start([shared.get(index, []) for index in range(len(config.listeners))])
+        except SnapshotError as error:
+            self._channel.send(Started(_faults([error.problem])))
+            return
+        except StartError as error:
+            self._channel.send(Started([], str(error)))
+            return
+        self._gateway = gateway
+        for row in message.targets:
+            self._set_target(row)
+        self._channel.send(Started([], files=_texts(gateway.files)))
+
+    async def _prepare(self, message: Prepare) -> None:
+        assert self._gateway is not None
+        await self._abort(None)
+        base_dir = Path(message.base_dir)
+        try:
+            prepared, problems = await self._gateway.prepare_data(message.data, base_dir)
+        except SnapshotError as error:
+            self._channel.send(Prepared(message.number, _faults([error.problem]), files=_texts(error.files)))
+            return
+        except StartError as error:
+            self._channel.send(Prepared(message.number, [], str(error)))
+            return
+        if prepared is None:
+            self._channel.send(Prepared(message.number, _faults(problems)))
+            return
+        self._prepared = (message.number, prepared)
+        self._channel.send(Prepared(message.number, [], files=_texts(prepared.files)))
+
+    async def _commit(self, message: Commit, sockets: list[socket.socket]) -> None:
+        assert self._gateway is not None
+        prepared, self._prepared = self._prepared, None
+        assert prepared is not None
+        assert prepared[0] == message.number
+        await self._gateway.commit(prepared[1], _by_listener(message.sockets, sockets))
+        self._channel.send(Committed(message.number))
+
+    async def _abort(self, number: int | None) -> None:
+        """Throw away what was prepared under `number`; None: whatever was."""
+        prepared = self._prepared
+        if self._gateway is not None and prepared is not None and number in (None, prepared[0]):
+            self._prepared = None
+            await self._gateway.discard(prepared[1])
+
+    # Numbers
+
+    async def _report_often(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            if not self._channel.congested:
+                self._report(None)
+
+    def _report(self, number: int | None) -> bool:
+        """Report; `number` None: only if there is news, or there has been none for a while. Tell whether counts had
+        changed: there may be more of them.
+        """
+        gateway = self._gateway
+        self._counters.lines_dropped = gateway.lines_dropped if gateway is not None else 0
+        rows = self._counters.changes()
+        targets = gateway.target_states() if gateway is not None else []
+        connections = gateway.connections if gateway is not None else 0
+        in_flight = gateway.in_flight if gateway is not None else 0
+        now = (connections, in_flight, targets)
+        if number is None:
+            self._silent += 1
+            if not rows and now == self._last and self._silent < _QUIET_REPORTS:
+                return False
+        self._silent = 0
+        self._last = now
+        self._channel.send(Report(number or 0, rows, connections, in_flight, targets))
+        return bool(rows)
+
+
+def _faults(problems: Sequence[Any]) -> list[Fault]:
+    return [
+        Fault(list(problem.path), problem.message, problem.suggestion, problem.at.value, problem.quote, problem.wide)
+        for problem in problems
+    ]
+
+
+def _texts(paths: Iterable[Path]) -> list[str]:
+    return sorted(map(str, paths))
+
+
+def _by_listener(counts: list[tuple[int, int]], sockets: list[socket.socket]) -> dict[int, list[socket.socket]]:
+    """Return the sockets that came with a message by their listener's index."""
+    left = iter(sockets)
+    return {index: [next(left) for _ in range(count)] for index, count in counts}
+
+
+def _end_with(sock: socket.socket) -> None:
+    """End this process when the supervisor has gone and the event loop, blocked by a plugin, does not see it."""
+    watch = select.poll()
+    watch.register(sock.fileno(), 0)  # only the hang-up, which is always told
+    watch.poll()
+    time.sleep(ORPHAN_GRACE + 1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a file: take as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _run(sock: socket.socket) -> int:
+    # What the imports made will never be garbage; without this every full collection walks all of it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
+    return await Worker(sock).run()
+
+
+def main() -> None:
+    """Run a worker on the channel whose descriptor is the first argument; the second is its index."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.set_inheritable(False)
+    own_log = start_own_log(label=f"worker {sys.argv[2]}")
+    threading.Thread(target=_end_with, args=(sock.dup(),), name="gatewright-watchdog", daemon=True).start()
+    _raise_file_limit()
+    try:
+        code = uvloop.run(_run(sock))
+    finally:
+        own_log.wait(1.0)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The file watch: tells of changes once they have come to rest."""
+
+import os
+
+import pytest
+
+from gatewright.supervisor.watch import Watch
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "gateway.yaml"
+    path.write_text("a: 1\n")
+    return path
+
+
+@pytest.fixture
+def watch(file):
+    watch = Watch()
+    watch.set([file])
+    return watch
+
+
+def test_without_a_change_there_is_nothing_to_tell(watch):
+    assert [watch.look() for _ in range(5)] == [False] * 5
+
+
+def test_a_change_is_told_once_when_it_rests(watch, file):
+    file.write_text("a: 22\n")
+    assert [watch.look() for _ in range(4)] == [False, True, False, False]
+
+
+def test_a_file_that_is_still_being_written_is_waited_for(watch, file):
+    for length in range(10, 15):
+        file.write_text("x" * length)
+        assert not watch.look()
+    assert watch.look()
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_a_change(watch, file, tmp_path):
+    before = os.stat(file)
+    other = tmp_path / "other"
+    other.write_text("a: 2\n")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, file)
+    assert [watch.look(), watch.look()] == [False, True]
+
+
+def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path):
+    """This is how Kubernetes changes mounted configuration."""
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "g.yaml").write_text(name)
+    (tmp_path / "data").symlink_to("v1")
+    watch = Watch()
+    watch.set([tmp_path / "data" / "g.yaml"])
+    (tmp_path / "new").symlink_to("v2")
+    os.replace(tmp_path / "new", tmp_path / "data")
+    assert [watch.look(), watch.look()] == [False, True]
+
+
+def test_coming_and_going_are_changes(watch, file):
+    file.unlink()
+    assert [watch.look(), watch.look()] == [False, True]
+    file.write_text("back\n")
+    assert [watch.look(), watch.look()] == [False, True]
+
+
+def test_what_is_watched_anew_goes_on_from_what_was_seen(watch, file, tmp_path):
+    file.write_text("a: 333\n")
+    watch.set([file, tmp_path / "more"])
+    assert [watch.look(), watch.look()] == [False, True]
+
+
+def test_what_was_accepted_is_no_change(watch, file):
+    file.write_text("a: 333\n")
+    watch.accept()
+    assert [watch.look(), watch.look()] == [False, False]
