@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -111,6 +111,12 @@ class StandIn:
         self.clock = MovedClock()
         self.base_dir = base_dir
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.kept: dict[str, Any] = {}
+
+    def shared(self, key: str, factory: Callable[[], Any]) -> Any:
+        if key not in self.kept:
+            self.kept[key] = factory()
+        return self.kept[key]
 
     async def fetch(
         self, url: str, *, headers: Sequence[tuple[str, str]] = (), timeout: float = 5.0, max_body: int = 1024 * 1024

@@ -27,6 +27,12 @@ class Fetching:
         self.base_dir = Path()
         self.calls = asyncio.Queue()
         self.counts = []
+        self.kept = {}
+
+    def shared(self, key, factory):
+        if key not in self.kept:
+            self.kept[key] = factory()
+        return self.kept[key]
 
     async def fetch(self, url, *, headers=(), timeout=5.0, max_body=0):
         call = asyncio.get_running_loop().create_future()

@@ -7,16 +7,17 @@ import json
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gatewright.cli import running
-from gatewright.cli.routes import print_routes
 from gatewright.cli.token import token
-from gatewright.control.loader import Loaded, load
-from gatewright.control.schema import json_schema
 
+if TYPE_CHECKING:
+    from gatewright.control.loader import Loaded
+
+# Commands import what they need when they run: `run` has started a worker before the rest is loaded.
 app = typer.Typer(
     name="gatewright",
     help="An API gateway, configured in YAML and scripted in Python.",
@@ -29,8 +30,10 @@ ConfigFile = Annotated[Path, typer.Argument(help="The configuration file.", show
 DEFAULT = Path("gateway.yaml")
 
 
-def _load(path: Path) -> Loaded:
+def _load(path: Path) -> "Loaded":
     """Load a configuration; print everything that is wrong with it and exit with 1 if it is not good."""
+    from gatewright.control.loader import load
+
     loaded = load(path)
     for error in loaded.errors:
         print(error, file=sys.stderr)
@@ -44,7 +47,7 @@ def _load(path: Path) -> Loaded:
 @app.command()
 def run(config: ConfigFile = DEFAULT) -> None:
     """Run the gateway until it is told to stop (Ctrl-C or SIGTERM: it finishes what it has begun)."""
-    from gatewright.cli.serve import serve  # what it needs is not needed to check a file
+    from gatewright.cli.serve import serve
 
     raise typer.Exit(serve(config))
 
@@ -70,6 +73,8 @@ def routes(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List the routes, and what happens to what they match."""
+    from gatewright.cli.routes import print_routes
+
     loaded = _load(config)
     assert loaded.config is not None
     print_routes(loaded.config, as_json)
@@ -78,6 +83,8 @@ def routes(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
+    from gatewright.control.schema import json_schema
+
     print(json.dumps(json_schema(), indent=2))
 
 

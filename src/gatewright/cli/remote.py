@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from gatewright.cli import variables
 from gatewright.control.errors import printable
 from gatewright.control.fields import Address
 from gatewright.control.loader import load
 from gatewright.control.process_models import DEFAULT_ADMIN
 
-TOKEN_VARIABLE = "GATEWRIGHT_ADMIN_TOKEN"  # noqa: S105  (the variable's name, not a token)
 _TIMEOUT = 150.0  # putting a large configuration in place takes seconds; the server gives up before this does
 _LARGEST = 64 * 1024 * 1024
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -51,7 +51,7 @@ class Remote:
             raise RemoteError(f"what answers at {self.url} is no gateway's admin API (status {status})")
         if status == 401:
             what = "does not take this token" if self.token else "wants a token"
-            raise RemoteError(f"the gateway at {self.url} {what}: set {TOKEN_VARIABLE}{self.note}")
+            raise RemoteError(f"the gateway at {self.url} {what}: set {variables.TOKEN}{self.note}")
         if status >= 400:
             raise RemoteError(answer["detail"], _lines(answer.get("errors")))
         return answer

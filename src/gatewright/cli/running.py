@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatewright.cli.remote import TOKEN_VARIABLE, Remote, RemoteError, find, path_of
-from gatewright.cli.tables import Cells, print_table
+from gatewright.cli import variables
 from gatewright.control.errors import printable
+
+if TYPE_CHECKING:
+    from gatewright.cli.remote import Remote
+    from gatewright.cli.tables import Cells
 
 AdminUrl = Annotated[
     str | None,
     typer.Option(
         "--admin",
         metavar="URL",
-        envvar="GATEWRIGHT_ADMIN",
+        envvar=variables.ADMIN,
         help="Where the admin API is; by default what the configuration says.",
     ),
 ]
@@ -31,9 +34,9 @@ AdminToken = Annotated[
     typer.Option(
         "--token",
         metavar="TOKEN",
-        envvar=TOKEN_VARIABLE,
+        envvar=variables.TOKEN,
         show_envvar=False,
-        help=f"Its token. Every user of this machine can read a command line: better set {TOKEN_VARIABLE}.",
+        help=f"Its token. Every user of this machine can read a command line: better set {variables.TOKEN}.",
     ),
 ]
 Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration that says where and token.")]
@@ -105,8 +108,10 @@ COMMANDS = (status, targets, drain, enable, weight, reload)
 
 
 @contextmanager
-def _remote(admin: str | None, token: str | None, config: Path) -> Iterator[Remote]:
+def _remote(admin: str | None, token: str | None, config: Path) -> Iterator["Remote"]:
     """Yield the gateway; what goes wrong with it is told, and exits with 1."""
+    from gatewright.cli.remote import RemoteError, find
+
     try:
         yield find(admin, token, config)
     except RemoteError as error:
@@ -122,6 +127,8 @@ def _remote(admin: str | None, token: str | None, config: Path) -> Iterator[Remo
 def _change(
     service: str, target: str, change: dict[str, Any], where: tuple[str | None, str | None, Path], as_json: bool
 ) -> None:
+    from gatewright.cli.remote import path_of
+
     with _remote(*where) as remote:
         answer = remote.ask("PATCH", path_of("services", service, "targets", target), change)
         _print(answer, as_json, lambda view: print(_sentence(view)))
@@ -142,11 +149,13 @@ def _sentence(view: dict[str, Any]) -> str:
 def _print_targets(views: list[dict[str, Any]]) -> None:
     if not isinstance(views, list):
         raise TypeError("not a list of targets")
+    from gatewright.cli.tables import print_table
+
     cells = [_target_cells(view) for view in views]
     print_table(cells, ["TARGET", "SERVICE", "STATE", "WEIGHT", "IN FLIGHT", "BREAKER", "EJECTED"])
 
 
-def _target_cells(view: dict[str, Any]) -> Cells:
+def _target_cells(view: dict[str, Any]) -> "Cells":
     circuits = [f"{count} {state.replace('_', '-')}" for state, count in view["breaker"].items() if count]
     weight, configured = view["weight"], view["configured_weight"]
     return {
@@ -182,6 +191,8 @@ def _print_status(view: dict[str, Any]) -> None:
         {title: printable(str(worker[key])) for title, key in zip(titles, keys, strict=True)}
         for worker in view["workers"]
     ]
+    from gatewright.cli.tables import print_table
+
     print_table(rows, titles)
 
 

@@ -24,7 +24,7 @@ def serve(path: Path) -> int:
 def _supervise(path: Path, first: Launched) -> int:
     import uvloop  # the first worker starts meanwhile
 
-    from gatewright.app import ConfigurationError, StartError
+    from gatewright.control.errors import ConfigurationError, StartError
     from gatewright.supervisor.supervisor import Supervisor
     from gatewright.telemetry.own_log import start_own_log
 

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from gatewright.control.loader import load
-from gatewright.core.units import parse_positive_duration
-
 
 def token(
     config: Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")] = Path("gateway.yaml"),
@@ -21,6 +18,8 @@ def token(
 ) -> None:
     """Print a token that the gateway's jwt plugin takes, for development."""
     from gatewright.cli.minting import MintError, mint, settings_for  # cryptography is not loaded for other commands
+    from gatewright.control.loader import load
+    from gatewright.core.units import parse_positive_duration
 
     loaded = load(config)
     for error in loaded.errors:

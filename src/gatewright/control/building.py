@@ -7,7 +7,7 @@ for the first configuration too: what users' code may do while it is imported is
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from gatewright.control.snapshot import SnapshotError, build
 from gatewright.core.clock import Clock
 from gatewright.net.timers import Timers
 from gatewright.plugins.registry import Source
+from gatewright.plugins.services import GatewayServices
 
 # Whoever waits for the interpreter gets it after so many seconds. With Python's own 5 ms each turn of the event loop
 # waits as long, and a request takes several turns.
 _SWITCH_SECONDS = 0.0005
 
 Outcome = tuple[Built | None, list[Problem], frozenset[Path]]
+ServicesOf = Callable[[GatewayConfig], GatewayServices]  # what plugins of a configuration are given
 
 
 async def build_beside(
@@ -33,6 +35,7 @@ async def build_beside(
     base_dir: Path,
     clock: Clock,
     timers: Timers,
+    services: ServicesOf,
     running: Built | None = None,
 ) -> Outcome:
     """Return what was built of `given`; or None and what is wrong with it, if it is plain data, which is checked first;
@@ -41,7 +44,7 @@ async def build_beside(
     Raises SnapshotError. Unless it returns something built, users' modules are what they were.
     """
     loop = asyncio.get_running_loop()
-    work = loop.run_in_executor(None, partial(_build, given, base_dir, clock, timers, running, loop))
+    work = loop.run_in_executor(None, partial(_build, given, base_dir, clock, timers, services, running, loop))
     try:
         with _sharing():
             return await asyncio.shield(work)
@@ -55,6 +58,7 @@ def _build(
     base_dir: Path,
     clock: Clock,
     timers: Timers,
+    services: ServicesOf,
     running: Built | None,
     loop: asyncio.AbstractEventLoop,
 ) -> Outcome:
@@ -66,7 +70,7 @@ def _build(
         with source:
             config, problems = (given, []) if isinstance(given, GatewayConfig) else check_data(given, base_dir, source)
             if config is not None and not problems:
-                built = build(config, base_dir, clock, timers, source, running)
+                built = build(config, base_dir, clock, timers, source, running, services(config))
     except SnapshotError as error:
         error.files = source.files
         raise

@@ -9,8 +9,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from gatewright.control.conflicts import rule_of
-from gatewright.control.errors import KeyPath
+from gatewright.control.errors import KeyPath, path_text
 from gatewright.control.generation import Built
+from gatewright.control.health_answer import health_answer
 from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_models import PluginRef
 from gatewright.control.rewriting import compile_location, compile_rewrite
@@ -24,6 +25,7 @@ from gatewright.net.tls import server_context
 from gatewright.plugins.base import AnyPlugin
 from gatewright.plugins.chain import Chain, compile_chain
 from gatewright.plugins.registry import Source
+from gatewright.plugins.services import GatewayServices
 from gatewright.proxy.route import Generation, Route, Snapshot, Split
 from gatewright.routing.table import Table
 from gatewright.upstream.service import Service
@@ -32,13 +34,21 @@ PluginList = tuple[KeyPath, Sequence[PluginRef]]
 
 
 def build(
-    config: GatewayConfig, base_dir: Path, clock: Clock, timers: Timers, source: Source, previous: Built | None = None
+    config: GatewayConfig,
+    base_dir: Path,
+    clock: Clock,
+    timers: Timers,
+    source: Source,
+    previous: Built | None = None,
+    services: GatewayServices | None = None,
 ) -> Built:
     """Compile `config`, with users' code from `source`, which is open.
 
+    Plugins are given `services`; without them they can be compiled but not started.
+
     Raises SnapshotError for what only shows when it is tried: certificates, imports.
     """
-    return _Builder(config, base_dir, clock, timers, source, previous).build()
+    return _Builder(config, base_dir, clock, timers, source, previous, services).build()
 
 
 class _Builder:
@@ -50,8 +60,10 @@ class _Builder:
         timers: Timers,
         source: Source,
         previous: Built | None,
+        for_plugins: GatewayServices | None,
     ) -> None:
         self._config = config
+        self._for_plugins = for_plugins
         self._base_dir = base_dir
         self._source = source
         self._previous = previous
@@ -84,7 +96,7 @@ class _Builder:
         if config.service is not None:
             return self._to(index, config, services[config.service], body_limit)
         chain = self._chain((((), self._config.plugins), (("routes", index), config.plugins)))
-        answer = _redirect(config.redirect) if config.redirect is not None else _respond(config.respond)
+        answer = _answer(config, services)
         return Route(config.name, chain, answer=answer, body_limit=body_limit, generation=self._generation)
 
     def _to(self, index: int, config: RouteConfig, service: Service, body_limit: int) -> Route:
@@ -124,10 +136,29 @@ class _Builder:
                 if cls is None:
                     cls = self._classes[label] = self._source.resolve(reference.name, reference.use, self._base_dir)
                 known = cls(cls.config_model.model_validate(dict(reference.config)))
+                known.place = self._place(path, label)
+                if self._for_plugins is not None:
+                    known.gateway = self._for_plugins
             except BaseException as error:  # the code is the user's, SystemExit too
                 raise SnapshotError(path, f"plugin {label}: {error}") from error
             self._instances[id(reference)] = known
         return known
+
+    def _place(self, path: KeyPath, label: str) -> str:
+        """Name the place of a plugin, in a way that outlives changes elsewhere in the file."""
+        *owner, _, index = path
+        if owner and owner[0] == "routes":
+            owner[1] = self._config.routes[int(owner[1])].name
+        return f"{path_text(tuple(owner))} {label} {index}".strip()
+
+
+def _answer(config: RouteConfig, services: dict[str, Service]) -> Callable[[Exchange], Response]:
+    if config.redirect is not None:
+        return _redirect(config.redirect)
+    if config.health is not None:
+        names = config.health.services or services
+        return health_answer({name: services[name] for name in names})
+    return _respond(config.respond)
 
 
 def _redirect(config: RedirectConfig) -> Callable[[Exchange], Response]:

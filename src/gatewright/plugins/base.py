@@ -63,6 +63,8 @@ class Plugin(Generic[C]):
     body: ClassVar[BodyMode] = "stream"
     response_body: ClassVar[BodyMode] = "stream"
     max_body: int = 1024 * 1024
+    gateway: Any  # what the gateway does for plugins (`services.GatewayServices`); set before `start`
+    place: str = ""  # where the configuration names it, in words that outlive changes elsewhere; set before `start`
 
     def __init__(self, config: C) -> None:
         """`config` is valid; raise ValueError for what its model cannot see: `check` reports it with its place."""

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import weakref
 from collections.abc import Callable
 
 from gatewright.core.tasks import spawn
@@ -128,13 +127,7 @@ class KeySource:
 
 
 # One gateway object serves all plugins of a process, whatever the reloads: what belongs to it lives as long as it does.
-_sources: weakref.WeakKeyDictionary[GatewayServices, dict[_Parts, KeySource]] = weakref.WeakKeyDictionary()
-
-
 def source_for(gateway: GatewayServices, url: str, refresh: float, cooldown: float, timeout: float) -> KeySource:
     """Return the gateway's source of the keys behind `url`, the same one whenever all of this is the same."""
-    known = _sources.setdefault(gateway, {})
     parts = (url, refresh, cooldown, timeout)
-    if parts not in known:
-        known[parts] = KeySource(weakref.proxy(gateway), *parts)
-    return known[parts]
+    return gateway.shared(f"jwt.source {parts}", lambda: KeySource(gateway, *parts))

@@ -14,6 +14,7 @@ from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
 from gatewright.core.messages import Response
 from gatewright.plugins.base import AnyPlugin
+from gatewright.state.stores import LimitStores
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class GatewayServices(Protocol):
 
     clock: Clock
     base_dir: Path  # where relative file names of the configuration start from
+    stores: LimitStores  # where counts are kept that all workers, or all gateways, share
 
     async def fetch(
         self, url: str, *, headers: Sequence[tuple[str, str]] = (), timeout: float = 5.0, max_body: int = 1024 * 1024

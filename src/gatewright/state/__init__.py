@@ -1,0 +1,1 @@
+"""State that outlives an exchange: what limits count, in this machine's memory or in Redis."""

@@ -1,0 +1,282 @@
+"""Entries in a real Redis: several gateways see one cache, a purge holds everywhere, a Redis that fails is a miss."""
+
+import asyncio
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from gatewright.core.headers import Headers
+from gatewright.plugins.cache.entry import Entry, Terms
+from gatewright.plugins.cache.plugin import PURGES, CachePlugin
+from gatewright.plugins.cache.redis_store import RedisStore, check_url
+from gatewright.plugins.cache.store import make_slot
+from tests.kit.caching import Bench, ManualClock
+from tests.kit.servers import redis_server
+
+FRESH = ["Cache-Control: max-age=60"]
+URL = "http://h/a*[x]"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+def redis(server):
+    server.ask("FLUSHALL")
+    return server
+
+
+@asynccontextmanager
+async def opened(url, clock=None, bound=2.0):
+    store = RedisStore(url, clock or ManualClock(), bound)
+    store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def settled(store):
+    """Wait for what goes on beside the requests."""
+    if store._beside:
+        await asyncio.wait(store._beside)
+
+
+def entry(url=URL, scope="r", body=b"body", tags=("red",), vary=(("a", "1"), ("b", None)), lifetime=60.0):
+    fields = Headers.of([("X-A", "1"), ("ETag", '"e"'), ("x-a", "\xe4")]).fields
+    made = Entry(
+        url,
+        scope,
+        vary,
+        200,
+        b"Fine",
+        fields,
+        body,
+        1000.0,
+        Terms(lifetime, 5.0, 7.0, False, True, 3),
+        '"e"',
+        None,
+        frozenset(tags),
+    )
+    made.loaded = 1000.0
+    return made
+
+
+async def saved(store, *entries):
+    for each in entries:
+        _, token = await store.load(make_slot(each.url, each.scope))
+        store.save(each, token)
+        await settled(store)
+
+
+def test_what_goes_in_comes_out(redis):
+    async def main():
+        there = ManualClock()
+        async with opened(redis.url) as one, opened(redis.url, there) as other:
+            there.passed = 20_000.0  # another machine has been up for longer; its date is the same
+            there._wall -= 20_000.0 - 10.0
+            await saved(one, entry())
+            (found,), _ = await other.load(make_slot(URL, "r"))
+            assert there.now() - found.born == pytest.approx(10.0)
+            for name in (
+                "url",
+                "scope",
+                "vary",
+                "status",
+                "phrase",
+                "fields",
+                "body",
+                "terms",
+                "etag",
+                "modified",
+                "tags",
+            ):
+                assert getattr(found, name) == getattr(entry(), name), name
+
+    asyncio.run(main())
+
+
+def test_variants_and_scopes_are_apart(redis):
+    async def main():
+        async with opened(redis.url) as store:
+            await saved(
+                store, entry(vary=(("a", "1"),)), entry(vary=(("a", "2"),)), entry(vary=(("a", "2"),)), entry(scope="s")
+            )
+            found, _ = await store.load(make_slot(URL, "r"))
+            assert sorted(each.vary for each in found) == [(("a", "1"),), (("a", "2"),)]
+            store.drop(found[0])
+            await settled(store)
+            assert len((await store.load(make_slot(URL, "r")))[0]) == 1
+
+    asyncio.run(main())
+
+
+def test_too_many_variants_begin_anew(redis):
+    async def main():
+        async with opened(redis.url) as store:
+            await saved(store, *[entry(vary=(("a", str(number)),)) for number in range(70)])
+            assert len((await store.load(make_slot(URL, "r")))[0]) == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "left"),
+    [("url", URL, {"http://h/ab", "http://i/"}), ("prefix", "http://h/a*[", {"http://h/ab", "http://i/"}), ("prefix", "http://h/", {"http://i/"}), ("tag", "red", {"http://i/"}), ("all", "", set())],
+)  # fmt: skip
+def test_purges(redis, kind, value, left):
+    async def main():
+        async with opened(redis.url) as store:
+            await saved(store, entry(), entry(scope="s"), entry("http://h/ab"), entry("http://i/", tags=()))
+            store.purge(kind, value)
+            urls = [URL, "http://h/ab", "http://i/"]
+            assert {url for url in urls if (await store.load(make_slot(url, "r")))[0]} == left
+            assert bool((await store.load(make_slot(URL, "s")))[0]) is False
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("kind", "value"), [("url", URL), ("prefix", "http://h/"), ("tag", "red"), ("all", "")])
+def test_what_was_asked_for_before_a_purge_elsewhere_is_not_stored(redis, kind, value):
+    async def main():
+        async with opened(redis.url) as one, opened(redis.url) as other:
+            _, token = await one.load(make_slot(URL, "r"))
+            other.purge(kind, value)
+            await settled(other)
+            one.save(entry(), token)
+            await settled(one)
+            assert (await one.load(make_slot(URL, "r")))[0] == []
+            await saved(one, entry())
+            assert len((await one.load(make_slot(URL, "r")))[0]) == 1
+
+    asyncio.run(main())
+
+
+def test_nothing_stays_for_ever(redis):
+    async def main():
+        async with opened(redis.url) as store:
+            await saved(store, entry())
+            store.purge("url", "http://h/other")
+            await settled(store)
+            keys = [key for key in redis.ask("KEYS", "*") if not key.endswith(":g")]
+            assert len(keys) == 4
+            assert all(redis.ask("PTTL", key) > 0 for key in keys)
+            assert redis.ask("TTL", f"gatewright:cache:e:{URL}\nr") == pytest.approx(86400 + 67, abs=2)
+
+    asyncio.run(main())
+
+
+def test_what_is_not_ours_is_not_read(redis):
+    async def main():
+        async with opened(redis.url) as store:
+            for number, value in enumerate(["x", "", "\x96\x02\x01\x02\x03\x04\x05"]):
+                redis.ask("HSET", f"gatewright:cache:e:{URL}\nr", f"f{number}", value)
+            assert (await store.load(make_slot(URL, "r")))[0] == []
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_is_silent_is_a_miss_within_the_bound(caplog):
+    async def main():
+        with redis_server() as own:
+            clock = ManualClock()
+            async with opened(own.url, clock, bound=0.05) as store:
+                own.pause()
+                loop = asyncio.get_running_loop()
+                started = loop.time()
+                assert await store.load("u\nr") == ([], None)
+                assert loop.time() - started < 0.5
+                started = loop.time()
+                assert await store.load("u\nr") == ([], None)  # it is left alone for a while
+                assert loop.time() - started < 0.01
+                own.resume()
+                clock.passed += 2
+                store.bound = 2.0
+                assert (await store.load("u\nr"))[1] is not None
+
+    asyncio.run(main())
+    said = [record.message for record in caplog.records if record.name == "gatewright.plugins.cache"]
+    assert [text.split(": ")[0].split("127")[0] for text in said] == [
+        "the cache goes on without the Redis at ",
+        "the Redis at ",
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://x", "redis+cluster://a,b", "redis://"])
+def test_urls_that_will_not_do(url):
+    with pytest.raises(ValueError):
+        check_url(url)
+    with pytest.raises(ValueError):
+        CachePlugin(CachePlugin.config_model(redis=url))
+
+
+# Through a gateway
+
+
+@pytest.fixture
+def bench(tmp_path_factory):
+    with ExitStack() as stack:
+        yield lambda settings: Bench(settings, stack, tmp_path_factory.mktemp("gateway"))
+
+
+def told(answer):
+    return answer.get("cache-status")
+
+
+def test_another_gateway_serves_what_one_has_stored(redis, bench):
+    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+    path = one.path()
+    one.origin.replies[path] = [one.reply(200, [*FRESH, "Vary: Foo"], b"x")]
+    assert told(one.ask(path)) == "gatewright; fwd=uri-miss; fwd-status=200; stored"
+    redis.until(lambda: redis.ask("EXISTS", f"gatewright:cache:e:http://test{path}\nall"), "the answer")
+    one.running.call(one.store.purge, "all")  # as if it were another process
+    assert told(one.ask(path)) == "gatewright; hit; ttl=60"
+    assert told(one.ask(path, "Cache-Control: only-if-cached\r\n")) == "gatewright; hit; ttl=60"
+    one.services.clock.passed += 10
+    assert told(one.ask(path)) == "gatewright; hit; ttl=50"
+    assert one.ask(path, "Foo: 1\r\nCache-Control: only-if-cached\r\n").status == 504
+    assert one.origin.asked(path) == 1
+
+
+def test_a_purge_by_another_gateway_holds_after_a_second(redis, bench):
+    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+    path = one.path()
+    one.origin.replies[path] = [one.reply(200, FRESH, b"old"), one.reply(200, FRESH, b"new")]
+    one.ask(path)
+    key = f"gatewright:cache:e:http://test{path}\nall"
+    redis.until(lambda: redis.ask("EXISTS", key), "the answer")
+    redis.ask("DEL", key)
+    assert one.ask(path).body == b"old"
+    one.services.clock.passed += 1.1
+    assert one.ask(path).body == b"new"
+
+
+def test_after_a_change_the_old_is_gone_here_and_there(redis, bench):
+    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+    path = one.path()
+    one.origin.replies[path] = [
+        one.reply(200, FRESH, b"old"),
+        one.reply(200, [], b"done"),
+        one.reply(200, FRESH, b"new"),
+    ]
+    one.ask(path)
+    redis.until(lambda: redis.ask("EXISTS", f"gatewright:cache:e:http://test{path}\nall"), "the answer")
+    one.ask(path, method="POST")
+    assert one.ask(path).body == b"new"
+
+
+def test_without_redis_each_worker_goes_on_by_itself(bench):
+    with redis_server() as own:
+        one = bench(f"{{redis: '{own.url}'}}")
+        path = one.path()
+        own.kill()
+        one.origin.replies[path] = [one.reply(200, FRESH, b"x")]
+        assert [one.ask(path).body for _ in range(3)] == [b"x"] * 3
+        one.services.clock.passed += 5
+        assert one.ask(path).body == b"x"
+        assert one.origin.asked(path) == 1
+        one.running.call(one.services.publish, PURGES, ["all", ""])
+        assert one.ask(path).status == 200
