@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The demo by one command: makes .venv, starts the services A and B and the gateway, says what to try, stops it all.
 # What it starts is recorded in .run/PORT/ (pid files and logs), so instances with different PORTs do not meet.
-# Owns the order of things; scripts/setup.sh owns .venv, scripts/processes.sh pid files, scripts/dotenv.sh settings.
+# Owns the order of things; scripts/setup.sh owns .venv, scripts/processes.sh pid files, scripts/dotenv.sh settings,
+# scripts/make_secret.sh the tokens' secret, scripts/full.sh the servers of --full.
 set -euo pipefail
 unset CDPATH
 
@@ -14,15 +15,19 @@ ROOT="$(cd "$(dirname "$SELF")" && pwd -P)"
 cd "$ROOT"
 
 INTERPRETER="$ROOT/.venv/bin/python"
+FULL=''         # set by --full
 STOPPING=''     # set by a signal, once everything runs
 READY_WITHIN=30 # seconds that each process has to become ready
+export PYTHONUNBUFFERED=1
 
 usage() {
     cat <<'TEXT'
-usage: ./run_all.sh [COMMAND]
+usage: ./run_all.sh [--full] [-d]
+       ./run_all.sh stop | status | help
 
   (none)     start the demo services and the gateway, show the access log, stop all on Ctrl-C
   -d         start them in the background; returns when the gateway is ready
+  --full     start Redis, Consul and Jaeger too, installed where they are missing (minutes, once), everything wired
   stop       stop what was started, and nothing else
   status     say what runs; exit code 0 when all of it does
   help       show this text
@@ -32,6 +37,9 @@ Environment (also read from docs/.env and .env, see docs/.env.example):
   SERVICE_A_PORT, SERVICE_B_PORT    where the demo services listen    (8001, 8002)
   SERVICE_A_URL, SERVICE_B_URL      services of your own, instead of the demo services
   ADMIN_PORT                        where its admin API listens       (9901)
+  REDIS_PORT, CONSUL_PORT           of --full; Consul takes the two ports above it too   (6379, 8500)
+  JAEGER_PORT, JAEGER_UI_PORT       of --full; where Jaeger takes spans and shows them   (4318, 16686)
+  REDIS_URL, CONSUL_HTTP_ADDR, JAEGER_HOST    servers of your own, with or without --full
   PYTHON                            the interpreter to make .venv with
 TEXT
 }
@@ -45,8 +53,11 @@ fail() {
 . "$ROOT/scripts/dotenv.sh"
 # shellcheck source=scripts/processes.sh
 . "$ROOT/scripts/processes.sh"
+# shellcheck source=scripts/full.sh
+. "$ROOT/scripts/full.sh"
 
 read_settings() {
+    if [ -z "${JWT_SECRET:-}" ]; then unset JWT_SECRET; fi # an empty one is none, and would hide the files'
     dotenv_read docs/.env
     dotenv_read .env
     PORT="$(setting PORT 8080)"
@@ -56,6 +67,8 @@ read_settings() {
     ADMIN_PORT="$(setting ADMIN_PORT 9901)"
     SERVICE_A_URL="$(setting SERVICE_A_URL "http://127.0.0.1:$SERVICE_A_PORT")"
     SERVICE_B_URL="$(setting SERVICE_B_URL "http://127.0.0.1:$SERVICE_B_PORT")"
+    HEALTH_CHECK_PATH="$(setting HEALTH_CHECK_PATH /health)"
+    read_server_settings
     case "$PORT" in '' | *[!0-9]*) fail "PORT=$PORT is not a port; give a number from 1 to 65535" ;; esac
     PORT=$((10#$PORT))
     RUN=".run/$PORT"
@@ -76,6 +89,7 @@ check_ports() {
     local ports=(PORT "${address%]}" "$PORT" ADMIN_PORT 127.0.0.1 "$ADMIN_PORT")
     if is_demo "$SERVICE_A_URL" "$SERVICE_A_PORT"; then ports+=(SERVICE_A_PORT 127.0.0.1 "$SERVICE_A_PORT"); fi
     if is_demo "$SERVICE_B_URL" "$SERVICE_B_PORT"; then ports+=(SERVICE_B_PORT 127.0.0.1 "$SERVICE_B_PORT"); fi
+    add_server_ports
     "$INTERPRETER" -I scripts/check_ports.py "${ports[@]}"
 }
 
@@ -97,10 +111,10 @@ stop_command() {
     if [ "$PORT" = 8080 ]; then echo "./run_all.sh stop"; else echo "PORT=$PORT ./run_all.sh stop"; fi
 }
 
-# Ends all processes of this instance, the gateway first, so that it answers what it accepted.
+# Ends all processes of this instance, the gateway first, so that it answers what it accepted; what others ask, last.
 end_all() {
     local name failed=0
-    for name in tail gateway service-a service-b; do
+    for name in tail gateway service-a service-b jaeger consul redis; do
         end "$RUN/$name.pid" || failed=1
     done
     return "$failed"
@@ -136,59 +150,86 @@ wait_until() {
     done
 }
 
-# True when service $1 answers its health check on port $2.
-service_ready() {
+# answers HOST PORT PATH TEXT [FIELD]: true when a GET is answered with 200 and something that holds the text.
+answers() {
     # In a subshell, which alone ends when the other side goes away while this side writes (SIGPIPE).
     (
-        exec 3<>"/dev/tcp/127.0.0.1/$2"
-        printf 'GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' >&3
+        exec 3<>"/dev/tcp/$1/$2"
+        printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n%s\r\n' "$3" "${5:+$5$'\r\n'}" >&3
         IFS= read -r -t 2 -d '' answer <&3 || true # to the end of the answer
-        case "$answer" in HTTP/1.?' 200 '*"\"$1\""*) ;; *) exit 1 ;; esac
+        case "$answer" in HTTP/1.?' 200 '*"$4"*) ;; *) exit 1 ;; esac
     ) 2>/dev/null
 }
 
 gateway_ready() { grep -qs '^gatewright: listening on ' "$RUN/gateway.log"; }
 
+# Settings go to processes by their environment, never by a command line, which everybody on the machine can read. What
+# the gateway is not given here, it reads from docs/.env and .env itself.
+
 start_service() { # NAME MODULE PORT
-    launch "$RUN/$1.pid" "$RUN/$1.log" env ${DOTENV[@]+"${DOTENV[@]}"} PYTHONUNBUFFERED=1 \
-        "$INTERPRETER" -m uvicorn "$2" --host 127.0.0.1 --port "$3" --timeout-graceful-shutdown 2
+    (
+        export SERVICE_A_URL SERVICE_B_URL CONSUL_HTTP_ADDR CONSUL_HTTP_TOKEN
+        export OTEL_EXPORTER_OTLP_ENDPOINT JAEGER_HOST JAEGER_PORT
+        launch "$RUN/$1.pid" "$RUN/$1.log" \
+            "$INTERPRETER" -m uvicorn "$2" --host 127.0.0.1 --port "$3" --timeout-graceful-shutdown 2
+    )
 }
 
 start_gateway() {
-    local environment=(${DOTENV[@]+"${DOTENV[@]}"} "PORT=$PORT" "HOST=$HOST" "ADMIN_PORT=$ADMIN_PORT")
-    environment+=("SERVICE_A_URL=$SERVICE_A_URL" "SERVICE_B_URL=$SERVICE_B_URL")
-    launch "$RUN/gateway.pid" "$RUN/gateway.log" env "${environment[@]}" PYTHONUNBUFFERED=1 \
-        "$ROOT/.venv/bin/gatewright" run gateway.yaml
+    (
+        export PORT HOST ADMIN_PORT SERVICE_A_URL SERVICE_B_URL
+        export STATE_DIRECTORY="$ROOT/$RUN/state" # where it remembers what Consul said
+        if [ -n "$FULL" ]; then export REDIS_URL CONSUL_HTTP_ADDR JAEGER_HOST JAEGER_PORT; fi
+        launch "$RUN/gateway.pid" "$RUN/gateway.log" "$ROOT/.venv/bin/gatewright" run gateway.yaml
+    )
 }
 
 start_all() {
     local a='' b=''
     if is_demo "$SERVICE_A_URL" "$SERVICE_A_PORT"; then a=1; fi
     if is_demo "$SERVICE_B_URL" "$SERVICE_B_PORT"; then b=1; fi
-    # All three start at once; the gateway needs no service to be up.
+    start_servers
     if [ -n "$a" ]; then start_service service-a services.service_a.main:app "$SERVICE_A_PORT"; fi
     if [ -n "$b" ]; then start_service service-b services.service_b.main:app "$SERVICE_B_PORT"; fi
-    start_gateway
-    if [ -n "$a" ]; then wait_until service-a service_ready service-a "$SERVICE_A_PORT"; fi
-    if [ -n "$b" ]; then wait_until service-b service_ready service-b "$SERVICE_B_PORT"; fi
+    # The gateway needs no service to be up, but one that Consul does not know yet, it would not know either.
+    if [ -z "$CONSUL_HTTP_ADDR" ]; then start_gateway; fi
+    if [ -n "$a" ]; then wait_for_service service-a "$SERVICE_A_PORT"; fi
+    if [ -n "$b" ]; then wait_for_service service-b "$SERVICE_B_PORT"; fi
+    if [ -n "$CONSUL_HTTP_ADDR" ]; then start_gateway; fi
     wait_until gateway gateway_ready
 }
 
+wait_for_service() { # NAME PORT
+    wait_until "$1" answers 127.0.0.1 "$2" /health "\"$1\""
+    if [ -n "$CONSUL_HTTP_ADDR" ]; then wait_until "$1" consul_has "$1"; fi
+}
+
 print_what_to_try() {
-    local token='' # of the admin API; by its name, as a secret is not printed
+    local admin="http://127.0.0.1:$ADMIN_PORT" token='' item="$BASE/items/42"
     # shellcheck disable=SC2016
     if [ -n "$(setting ADMIN_TOKEN '')" ]; then token=' -H "Authorization: Bearer $ADMIN_TOKEN"'; fi
+    printf '\nThe gateway is ready on %s (service A: %s, service B: %s).\n' "$BASE" "$SERVICE_A_URL" "$SERVICE_B_URL"
+    if starts consul; then printf 'Consul is on http://127.0.0.1:%s, with a page at /ui/.\n' "$CONSUL_PORT"; fi
+    if starts jaeger; then printf 'Jaeger shows traces on http://127.0.0.1:%s.\n' "$JAEGER_UI_PORT"; fi
+    printf 'Logs are in %s. Try, in bash:\n\n' "$ROOT/$RUN/"
+    printf 'cd %q\n' "$ROOT"
+    # A token of the admin API is read where it stands, as a secret is not printed.
+    # shellcheck disable=SC2016
+    if [ -n "$token" ] && [ -z "${ADMIN_TOKEN:-}" ]; then
+        printf 'ADMIN_TOKEN=$(. scripts/dotenv.sh; dotenv_read docs/.env; dotenv_read .env; setting ADMIN_TOKEN "")\n'
+    fi
     cat <<TEXT
-
-The gateway is ready on $BASE (service A: $SERVICE_A_URL, service B: $SERVICE_B_URL).
-Logs are in $ROOT/$RUN/. Try:
+TOKEN=\$(.venv/bin/gatewright token)
 
 curl $BASE/service-a/some-path
-curl -X POST $BASE/service-b/some-path -H 'content-type: application/json' -d '{"hello": "world"}'
-curl -X DELETE $BASE/service-a/some-path
-curl $BASE/items/42
-curl -N '$BASE/service-a/events?count=3'
-curl$token http://127.0.0.1:$ADMIN_PORT/status
+curl $BASE/service-a/some-path -H "Authorization: Bearer \$TOKEN"
+curl -X POST $BASE/service-b/some-path -H "Authorization: Bearer \$TOKEN" -H 'content-type: application/json' -d '{"hello": "world"}'
+curl -X DELETE $BASE/service-a/some-path -H "Authorization: Bearer \$TOKEN"
+curl -N '$BASE/service-a/events?count=3' -H "Authorization: Bearer \$TOKEN"
+for _ in 1 2 3; do curl -s -o /dev/null -w '%{http_code}\n' $item; done
+curl $BASE$HEALTH_CHECK_PATH
+curl$token $admin/status
+curl$token $admin/metrics
 
 TEXT
 }
@@ -197,7 +238,7 @@ TEXT
 watch_all() {
     local name
     while [ -z "$STOPPING" ]; do
-        for name in gateway service-a service-b; do
+        for name in gateway service-a service-b redis consul jaeger; do
             [ ! -f "$RUN/$name.pid" ] || pid_running "$RUN/$name.pid" || [ -n "$STOPPING" ] ||
                 give_up "$name has ended by itself" "$RUN/$name.log"
         done
@@ -213,6 +254,11 @@ start() { # foreground | background
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     "$ROOT/scripts/setup.sh"
+    "$ROOT/scripts/make_secret.sh"
+    if [ -n "$FULL" ]; then
+        choose_servers
+        install_servers
+    fi
     end_all || fail "processes of an earlier start cannot be ended; see the pid files in $ROOT/$RUN"
     check_ports
     start_all
@@ -260,7 +306,8 @@ anything_runs() {
 
 status() {
     local name missing=0
-    for name in gateway service-a service-b; do
+    for name in gateway service-a service-b redis consul jaeger; do
+        case "$name" in redis | consul | jaeger) [ -f "$RUN/$name.pid" ] || continue ;; esac
         if pid_running "$RUN/$name.pid"; then
             printf '%-10s runs (pid %s)\n' "$name" "$REPLY"
         else
@@ -272,28 +319,32 @@ status() {
 }
 
 main() {
-    if [ "$#" -gt 1 ]; then
-        usage >&2
-        exit 2
-    fi
-    case "${1:-}" in
-        '' | -d | stop | status) read_settings ;;
-        help | -h | --help)
-            usage
-            exit
-            ;;
-        *)
-            printf 'run_all.sh: unknown argument: %s\n' "$1" >&2
-            usage >&2
-            exit 2
-            ;;
+    local command='' mode=foreground
+    while [ "$#" -gt 0 ]; do
+        case "$1" in
+            --full) FULL=1 ;;
+            -d) mode=background ;;
+            stop | status | help | -h | --help) [ -z "$command" ] || bad_usage "$1" && command="$1" ;;
+            *) bad_usage "$1" ;;
+        esac
+        shift
+    done
+    if [ -n "$command" ] && [ "$FULL$mode" != foreground ]; then bad_usage "$command"; fi
+    case "$command" in
+        help | -h | --help) usage && exit ;;
     esac
-    case "${1:-}" in
-        '') start foreground ;;
-        -d) start background ;;
+    read_settings
+    case "$command" in
+        '') start "$mode" ;;
         stop) stop ;;
         status) status ;;
     esac
+}
+
+bad_usage() {
+    printf 'run_all.sh: unexpected argument: %s\n' "$1" >&2
+    usage >&2
+    exit 2
 }
 
 main "$@"

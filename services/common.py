@@ -12,12 +12,16 @@ from fastapi import Body, FastAPI, Query, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import JsonValue
 
+from services.consul import registration
+from services.tracing import start_tracing
+
 JsonBody = Annotated[JsonValue, Body()]
 
 
 def make_service(name: str) -> FastAPI:
     """A demo service that calls itself `name` in every answer."""
-    app = FastAPI(title=name)
+    start_tracing(name)
+    app = FastAPI(title=name, lifespan=registration)
     _add_health(app, name)
     _add_some_path(app, name)
     _add_events(app, name)

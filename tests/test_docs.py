@@ -12,7 +12,7 @@ from gatewright.control.loader import load
 from gatewright.core.errors import REASONS, Reason
 from gatewright.plugins import registry
 from gatewright.telemetry.counters import LENGTH
-from gatewright.telemetry.exposition import Gauges, TargetGauges, render
+from gatewright.telemetry.exposition import DiscoveryGauges, Gauges, TargetGauges, render
 from gatewright.telemetry.totals import Totals
 from tests.kit.wire import get
 
@@ -41,15 +41,42 @@ def test_the_configuration_page_loads(tmp_path: Path) -> None:
     assert [str(error) for error in load(path, {}).errors] == []
 
 
+def test_every_key_of_discovery_is_on_its_page() -> None:
+    from gatewright.control import discovery_models as known
+
+    text = (ROOT / "docs/discovery.md").read_text()
+    models = (known.ConsulDiscovery, known.DnsDiscovery, known.ConsulConfig, known.RegisterConfig, known.CheckConfig)
+    missing = [name for model in models for name in model.model_fields if not re.search(rf"`[^`]*\b{name}\b", text)]
+    assert missing == []
+
+
+def test_the_examples_of_discovery_load(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").touch()
+    for sample in blocks("docs/discovery.md", "yaml"):
+        path = tmp_path / "gateway.yaml"
+        path.write_text(sample)
+        assert [str(error) for error in load(path, {}).errors] == []
+
+
 def test_every_key_of_the_models_is_on_the_configuration_page() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     from gatewright.control.models import GatewayConfig, LimitsConfig
     from gatewright.control.process_models import AdminConfig, ShutdownConfig
     from gatewright.control.route_models import MatchConfig, RouteConfig
     from gatewright.control.service_models import PoolConfig, RetryConfig, ServiceConfig, TimeoutsConfig
+    from gatewright.control.tracing_models import TracingConfig
 
     services = (ServiceConfig, PoolConfig, RetryConfig, TimeoutsConfig)
-    models = (GatewayConfig, AdminConfig, ShutdownConfig, LimitsConfig, MatchConfig, RouteConfig, *services)
+    models = (
+        GatewayConfig,
+        AdminConfig,
+        ShutdownConfig,
+        LimitsConfig,
+        TracingConfig,
+        MatchConfig,
+        RouteConfig,
+        *services,
+    )
     missing = [name for model in models for name in model.model_fields if not re.search(rf"\b{name}\b", text)]
     assert missing == []
 
@@ -112,7 +139,7 @@ def test_the_metrics_page_is_complete() -> None:
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         rows.append((name, kind, labels))
     text = (ROOT / "docs/metrics.md").read_text()
-    page = re.findall(r"^\| `(gateway_\w+)` \| (\w+) \|(.*?)\| .+ \|$", text, re.MULTILINE)
+    page = re.findall(r"^\| `((?:gateway|http)_\w+)` \| (\w+) \|(.*?)\| .+ \|$", text, re.MULTILINE)
     assert len(page) == len(rows) > 15
     assert {(name, kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels in page} == {
         (name, kind, frozenset(labels)) for name, kind, labels in rows
@@ -121,9 +148,29 @@ def test_the_metrics_page_is_complete() -> None:
 
 def families() -> list[Metric]:
     """Every metric that there is, with a sample each."""
-    gauges = Gauges(targets=[TargetGauges("s", "t", True, {"open": 1})], workers={"ready": 1}, last_success=1.0)
+    gauges = Gauges(
+        targets=[TargetGauges("s", "t", True, {"open": 1})],
+        discoveries=[DiscoveryGauges("s", 1.0, 0)],
+        workers={"ready": 1},
+        last_success=1.0,
+        config_version="1",
+    )
+    plugins = [
+        ["cache_requests", "result", "hit"],
+        ["ratelimit_allowed", "limit", "default"],
+        ["ratelimit_limited", "limit", "default", "mode", "shadow"],
+        ["ratelimit_store_errors", "limit", "default"],
+        ["jwks_refreshes", "result", "ok"],
+    ]
     counted = Totals()
-    counted.update("1", [["exchanges", ["r", "s", "GET", "200"], [1] * LENGTH], ["reasons", ["r", "no_route"], [1]]])
+    counted.update(
+        "1",
+        [
+            ["exchanges", ["r", "s", "GET", "200", "http"], [1] * LENGTH],
+            ["reasons", ["r", "no_route"], [1]],
+            *(["plugins", labels, [1]] for labels in plugins),
+        ],
+    )
     return list(parse_metrics(render(counted.rows(), gauges, "application/openmetrics-text")[0].decode()))
 
 

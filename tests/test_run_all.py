@@ -5,7 +5,9 @@ nothing, and the real one has its own tests below. Every port is a free one; wha
 its end.
 """
 
+import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -13,23 +15,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS = (
-    "PORT",
-    "HOST",
-    "SERVICE_A_PORT",
-    "SERVICE_B_PORT",
-    "SERVICE_A_URL",
-    "SERVICE_B_URL",
-    "ADMIN_PORT",
-    "ADMIN_TOKEN",
-)
-CLEAN = {name: value for name, value in os.environ.items() if name not in (*OURS, "PYTHON")}
+from tests.kit import demo as demo_kit
+from tests.kit.demo import ROOT
+from tests.kit.server_process import fetch, program
+
+CLEAN = {name: value for name, value in demo_kit.CLEAN.items() if name != "PYTHON"}
 
 Result = subprocess.CompletedProcess[str]
 
@@ -41,6 +36,16 @@ def free_ports(count: int) -> list[int]:
         return [held.getsockname()[1] for held in sockets]
 
 
+def free_row(count: int) -> int:
+    """The first of `count` ports in a row that nothing listens on."""
+    for first in range(random.randrange(10_000, 29_000), 30_000, count):
+        with ExitStack() as stack, suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise OSError("there are no free ports")
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(5)
@@ -48,7 +53,7 @@ def listens(port: int) -> bool:
 
 
 class Demo:
-    """One instance of the demo in `checkout`: its three ports and the environment that names them."""
+    """One instance of the demo in `checkout`: its ports and the environment that names them."""
 
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
@@ -56,6 +61,14 @@ class Demo:
         port, a, b = map(str, self.ports)
         self.env = {"HOST": "127.0.0.1", "PORT": port, "SERVICE_A_PORT": a, "SERVICE_B_PORT": b}
         self.env["ADMIN_PORT"] = str(self.admin_port)
+
+    def use_servers(self) -> None:
+        """Give the servers of --full ports too."""
+        redis, otlp, ui = free_ports(3)
+        consul = free_row(3)
+        self.ports += [redis, otlp, ui, consul, consul + 1, consul + 2]
+        names = ("REDIS_PORT", "JAEGER_PORT", "JAEGER_UI_PORT", "CONSUL_PORT")
+        self.env |= dict(zip(names, map(str, (redis, otlp, ui, consul)), strict=True))
 
     def run(self, *arguments: str, cwd: Path | None = None, script: Path | None = None, **env: str) -> Result:
         """Runs the script to its end."""
@@ -94,6 +107,7 @@ def copy_scripts(destination: Path) -> Path:
     destination.mkdir()
     shutil.copy(ROOT / "run_all.sh", destination)
     shutil.copytree(ROOT / "scripts", destination / "scripts")
+    shutil.copytree(ROOT / "tools", destination / "tools")
     return destination
 
 
@@ -127,21 +141,30 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     pytest.fail(f"never said {text!r}: {said}{process.stderr.read()}")
 
 
+def paste(started: Result) -> list[str]:
+    """What the printed lines print, one after the other in one shell, as pasted into another terminal."""
+    block = started.stdout[started.stdout.index("\ncd ") + 1 :].split("\n\nRunning")[0]
+    lines = [line for line in block.splitlines() if line]
+    script = "\nprintf '\\n@@@\\n'\n".join(lines)
+    done = subprocess.run(["bash", "-c", script], env=CLEAN, capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.split("\n@@@\n")[2:]
+
+
 def test_background_start_serves_what_it_prints_and_stop_ends_it(demo: Demo) -> None:
     started = demo.run("-d")
     assert started.returncode == 0, started.stderr
-    lines = [line for line in started.stdout.splitlines() if line.startswith("curl ")]
-    assert lines[5:] == [f"curl http://127.0.0.1:{demo.admin_port}/status"]
+    assert f"curl http://127.0.0.1:{demo.admin_port}/metrics\n" in started.stdout
     if shutil.which("curl"):
-        answers = [
-            subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout for line in lines
-        ]
-        assert "This is service-a" in answers[0]
-        assert "POST request to service-b" in answers[1]
-        assert "DELETE request to service-a" in answers[2]
-        assert '"id":42' in answers[3].replace(" ", "")
-        assert "id: 3" in answers[4]
-        assert '"state":"ready"' in answers[5]
+        refused, read, posted, deleted, events, items, health, status, metrics = paste(started)
+        assert json.loads(refused)["detail"] == "Authorization header missing"
+        assert json.loads(read) == {"message": "This is service-a"}
+        assert json.loads(posted)["data"] == {"hello": "world", "transformed": True}
+        assert "DELETE request to service-a" in deleted
+        assert "id: 3" in events
+        assert items.split() == ["200", "200", "429"]
+        assert json.loads(health)["status"] == "healthy"
+        assert json.loads(status)["state"] == "ready"
+        assert "gateway_requests_total" in metrics
     assert demo.run("status").returncode == 0
 
     stopped = demo.run("stop")
@@ -150,6 +173,111 @@ def test_background_start_serves_what_it_prints_and_stop_ends_it(demo: Demo) -> 
     assert demo.left_behind() == []
     assert demo.run("status").returncode == 1
     assert demo.run("stop").returncode == 0
+
+
+def test_a_secret_is_made_once_and_shown_nowhere(demo: Demo) -> None:
+    started = demo.run("-d")
+    assert started.returncode == 0, started.stderr
+    file = demo.checkout / ".env"
+    text = file.read_text()
+    secret = re.search(r"^JWT_SECRET=([0-9a-f]{64})$", text, re.MULTILINE)
+    assert secret is not None
+    assert file.stat().st_mode & 0o777 == 0o600
+    shown = [started.stdout, started.stderr, *(log.read_text() for log in demo.run_directory.glob("*.log"))]
+    shown.append(Path(f"/proc/{demo.pid('gateway')}/cmdline").read_text() if Path("/proc/self").exists() else "")
+    assert secret[1] not in "".join(shown)
+    assert demo.run("stop").returncode == 0
+    assert demo.run("-d", JWT_SECRET="").returncode == 0  # an empty one is none
+    assert file.read_text() == text
+
+
+def make_secret(checkout: Path, **env: str) -> Result:
+    """Runs scripts/make_secret.sh alone."""
+    command = ["bash", str(checkout / "scripts/make_secret.sh")]
+    return subprocess.run(command, cwd="/", env=CLEAN | env, capture_output=True, text=True, timeout=10, check=False)
+
+
+@pytest.mark.parametrize("before", ["A=1", "A=1\n", "JWT_SECRET=\n", "#JWT_SECRET=x\n", ""])
+def test_a_settings_file_keeps_what_it_has(checkout: Path, before: str) -> None:
+    file = checkout / ".env"
+    file.write_text(before)
+    assert make_secret(checkout).returncode == 0
+    lines = file.read_text().splitlines()
+    assert lines[:-1] == before.splitlines()
+    assert re.fullmatch("JWT_SECRET=[0-9a-f]{64}", lines[-1])
+    assert file.stat().st_mode & 0o777 == 0o600
+    again = make_secret(checkout)
+    assert (again.returncode, again.stdout, file.read_text().splitlines()) == (0, "", lines)
+
+
+@pytest.mark.parametrize("place", ["docs/.env", "environment"])
+def test_a_secret_of_the_users_own_is_enough(checkout: Path, place: str) -> None:
+    if place == "docs/.env":
+        (checkout / place).write_text("JWT_SECRET='mine'\n")
+        assert make_secret(checkout).returncode == 0
+    else:
+        assert make_secret(checkout, JWT_SECRET="mine").returncode == 0
+    assert not (checkout / ".env").exists()
+
+
+def test_secrets_made_at_once_are_one(checkout: Path) -> None:
+    command = ["bash", str(checkout / "scripts/make_secret.sh")]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(subprocess.Popen(command, env=CLEAN, stdout=subprocess.DEVNULL)) for _ in range(5)
+        ]
+    assert [each.returncode for each in running] == [0] * 5
+    assert (checkout / ".env").read_text().count("JWT_SECRET=") == 1
+    assert list(checkout.glob(".env.*")) == []
+
+
+def test_everything_is_started_wired_and_stopped(demo: Demo) -> None:
+    for name in ("redis-server", "consul", "jaeger"):
+        program(name)
+    demo.use_servers()
+    started = demo.run("--full", "-d")
+    assert started.returncode == 0, started.stderr
+    assert all(demo.listening())
+    if shutil.which("curl"):
+        answers = paste(started)
+        assert answers[5].split() == ["200", "200", "429"]
+        assert json.loads(answers[6])["status"] == "healthy"
+    for name in ("service-a", "service-b"):
+        assert fetch(f"http://127.0.0.1:{demo.env['CONSUL_PORT']}/v1/health/service/{name}?passing=true")
+    assert fetch(f"http://127.0.0.1:{demo.env['JAEGER_UI_PORT']}/api/services")
+    with socket.create_connection(("127.0.0.1", int(demo.env["REDIS_PORT"])), timeout=5) as redis:
+        redis.sendall(b"DBSIZE\r\n")
+        assert int(redis.makefile("rb").readline()[1:]) > 0 or not shutil.which("curl")
+    assert demo.run("status").stdout.count(" runs ") == 6
+
+    stopped = demo.run("stop")
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert not any(demo.listening())
+    assert demo.left_behind() == []
+
+
+def test_a_server_that_cannot_be_installed_is_one_clear_line(demo: Demo) -> None:
+    demo.use_servers()
+    (demo.checkout / "scripts/servers.sh").write_text("#!/bin/sh\necho 'servers: no way' >&2\nexit 1\n")
+    result = demo.run("--full", "-d")
+    assert (result.returncode, result.stderr) == (1, "servers: no way\n")
+    assert not any(demo.listening())
+    assert demo.left_behind() == []
+
+
+def test_servers_of_the_users_own_are_not_started(demo: Demo) -> None:
+    demo.use_servers()
+    (demo.checkout / "scripts/servers.sh").write_text('#!/bin/sh\necho "servers: $*" >&2\nexit 1\n')
+    own = {"REDIS_URL": "redis://127.0.0.1:1", "JAEGER_HOST": "127.0.0.1"}
+    assert demo.run("--full", "-d", **own).stderr == "servers: consul\n"
+
+
+def test_the_consul_of_full_knows_the_demo_services_only(demo: Demo) -> None:
+    demo.use_servers()
+    result = demo.run("--full", "-d", SERVICE_A_URL="http://127.0.0.1:1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("run_all.sh: the Consul of --full knows the demo services only")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -205,6 +333,14 @@ def test_the_token_of_the_admin_api_is_not_printed(demo: Demo) -> None:
     assert started.returncode == 0, started.stderr
     assert f'curl -H "Authorization: Bearer $ADMIN_TOKEN" http://127.0.0.1:{demo.admin_port}/status' in started.stdout
     assert "not-to-be-printed" not in started.stdout
+    assert demo.run("stop").returncode == 0
+    (demo.checkout / ".env").write_text('ADMIN_TOKEN="not-to-be-printed"\n')
+    started = demo.run("-d")
+    assert "not-to-be-printed" not in started.stdout
+    if shutil.which("curl"):
+        *_, status, metrics = paste(started)
+        assert json.loads(status)["state"] == "ready"
+        assert "gateway_requests_total" in metrics
 
 
 def test_two_names_for_one_port_are_refused(demo: Demo) -> None:
@@ -317,7 +453,7 @@ def test_help_shows_the_usage(demo: Demo, argument: str) -> None:
     assert result.stdout.startswith("usage: ./run_all.sh")
 
 
-@pytest.mark.parametrize("arguments", [["stpo"], ["-x"], ["stop", "now"]])
+@pytest.mark.parametrize("arguments", [["stpo"], ["-x"], ["stop", "now"], ["-d", "stop"], ["--full", "status"]])
 def test_an_unknown_argument_shows_the_usage_and_fails(demo: Demo, arguments: list[str]) -> None:
     result = demo.run(*arguments)
     assert result.returncode == 2

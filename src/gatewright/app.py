@@ -12,40 +12,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gatewright.asgi import AsgiGateway
 from gatewright.control.building import build_beside
-from gatewright.control.errors import ConfigError, Problem
-from gatewright.control.generation import Built, Generations, StartError
+from gatewright.control.discovered import DiscoveredTargets
+from gatewright.control.discovery.wanted import Found
+from gatewright.control.errors import ConfigurationError, Problem, StartError
+from gatewright.control.generation import Built, Generations
 from gatewright.control.listeners import Listeners, Plan
 from gatewright.control.loader import load
-from gatewright.control.models import AccessLogConfig, GatewayConfig
-from gatewright.control.probing import Probes
+from gatewright.control.logs import make_access_log, open_sink
+from gatewright.control.models import GatewayConfig
+from gatewright.control.plugin_services import PluginServices
 from gatewright.control.snapshot import SnapshotError
 from gatewright.control.target_states import TargetStates, rows
+from gatewright.control.tracing import Tracing
+from gatewright.control.tracking import Tracking
 from gatewright.core.clock import Clock, SystemClock
 from gatewright.core.errors import GatewayError, Reason
 from gatewright.core.tasks import background
 from gatewright.net.listener import Listener
 from gatewright.net.timers import Timers
 from gatewright.proxy.life import Proxy
-from gatewright.telemetry.access_log import AccessLog
 from gatewright.telemetry.counters import Counters
 from gatewright.telemetry.recorder import make_recorder
 from gatewright.telemetry.sink import LineSink
 
+if TYPE_CHECKING:
+    from gatewright.asgi import AsgiGateway
+
 _log = logging.getLogger("gatewright")
 _LAST_TURNS = 100  # of the loop: one that ends in a Task takes a few, one whose plugin clings to it is not waited for
+_FIRST_ANSWER = 5.0  # seconds that a start waits for what discovery finds first
 _LAST_WORDS = 1.0  # seconds for the answers to those who have waited in vain when a drain's time is up
-
-
-class ConfigurationError(Exception):
-    """A configuration cannot be used. `errors` has every reason, with its place; the text is a line for each."""
-
-    def __init__(self, errors: list[ConfigError] | str) -> None:
-        self.errors = [] if isinstance(errors, str) else errors
-        super().__init__(errors if isinstance(errors, str) else "\n".join(str(error) for error in errors))
 
 
 @dataclass(eq=False, slots=True)
@@ -75,21 +74,26 @@ class Gateway:
         *,
         probe: bool = True,
         counters: Counters | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """`base_dir` is where relative paths and imports start from. Without `probe` somebody else checks the targets'
-        health and tells it by `set_target`. `counters` are told of every exchange.
+        """`base_dir` is where relative paths and imports start from. Without `probe` somebody else follows the
+        targets, and tells it by `set_target` and `set_targets`. `counters` are told of every exchange. `folder` is
+        where all workers of a gateway keep what they share; None: this is the only one.
         """
         self.config = config
         self._base_dir = base_dir
         self._clock: Clock = clock or SystemClock()
         self._timers = Timers(self._clock)
         self._counters = counters
-        self._probes = Probes(self._probed, self._clock) if probe else None
+        self.services = PluginServices(self._clock, self._timers, base_dir, counters, folder)
+        self._tracking = Tracking(self._probed, self.set_targets, self._clock) if probe else None
+        self._discovered = DiscoveredTargets()
         self._listeners = Listeners(self._clock, self._timers)
         self._opens = True  # its own sockets
         self._states = TargetStates()
         self._generations: Generations | None = None
         self._proxy: Proxy | None = None
+        self._tracing = Tracing(self._clock)
         self._sink: LineSink | None = None
         self._dropped = 0  # lines, by sinks before
         self._preparing = asyncio.Lock()
@@ -105,8 +109,10 @@ class Gateway:
         return cls(loaded.config, loaded.base_dir)
 
     @cached_property
-    def asgi(self) -> AsgiGateway:
+    def asgi(self) -> "AsgiGateway":
         """This gateway as an ASGI application; its listeners are not used then, the server has its own."""
+        from gatewright.asgi import AsgiGateway  # here: workers have no use for it, and start sooner
+
         return AsgiGateway(self.start_pipeline, self.stop_pipeline, self._clock)
 
     # What it is doing
@@ -132,6 +138,11 @@ class Gateway:
         return self._dropped + (self._sink.dropped if self._sink is not None else 0)
 
     @property
+    def spans_dropped(self) -> int:
+        """How many spans were lost since the gateway was made."""
+        return self._tracing.dropped
+
+    @property
     def files(self) -> frozenset[Path]:
         """The files of users' code that the present configuration depends on."""
         return self._generations.present.source.files if self._generations is not None else frozenset()
@@ -151,6 +162,15 @@ class Gateway:
         if self._generations is not None:
             builds = [self._generations.present, *([self._prepared.built] if self._prepared is not None else [])]
             self._states.set(builds, service, target, healthy=healthy, draining=draining, weight=weight)
+
+    def set_targets(self, found: Found) -> None:
+        """Give a service the targets that discovery found; those that stay are not disturbed, those that go finish what
+        they have. It holds over reloads.
+        """
+        self._discovered.set(found)
+        if self._generations is not None:
+            self._discovered.apply_to(self._generations.present, found.service)
+            self._states.renew(self._generations.present, found.service)
 
     def _probed(self, service: str, target: str, healthy: bool) -> None:
         self.set_target(service, target, healthy=healthy)
@@ -172,7 +192,9 @@ class Gateway:
     async def start_pipeline(self) -> Proxy:
         """Bring everything up but the listeners. Raises StartError."""
         try:
-            built, *_ = await build_beside(self.config, self._base_dir, self._clock, self._timers)
+            built, *_ = await build_beside(
+                self.config, self._base_dir, self._clock, self._timers, self.services.for_configuration
+            )
             assert built is not None
             await built.start()
         except SnapshotError as error:
@@ -184,33 +206,39 @@ class Gateway:
         built.source.keep()
         self._generations = Generations(built)
         try:
-            self._sink = _sink(self.config.access_log)
+            self._sink = open_sink(self.config.access_log)
         except OSError as error:
             await self.stop_pipeline()
             raise StartError(str(error)) from error
-        self._proxy = Proxy(built.snapshot, self._clock, self._recorder())
-        if self._probes is not None:
-            self._probes.update(self.config)
-        return self._proxy
+        self._tracing.use(self.config)
+        proxy = self._proxy = Proxy(built.snapshot, self._clock, self._recorder(self.config), self._tracing.tracer)
+        self.services.links.snapshot = lambda: proxy.snapshot
+        self._discovered.apply(built)
+        if self._tracking is not None:
+            self._tracking.update(self.config)
+            await self._tracking.discovery.answered(_FIRST_ANSWER)
+        return proxy
 
     async def stop_pipeline(self) -> None:
         """End what `start_pipeline` began."""
         if self._prepared is not None:
             await self.discard(self._prepared)
-        if self._probes is not None:
-            self._probes.stop()
+        if self._tracking is not None:
+            self._tracking.stop()
         if self._generations is not None:
             await self._generations.stop()
             self._generations = None
+        await self.services.close()
+        await self._tracing.close()
         self._timers.close()
         if self._sink is not None:
             self._sink.close()
             self._dropped += self._sink.dropped
             self._sink = None
 
-    def _recorder(self) -> Any:
-        access_log = AccessLog(self._sink, self._clock) if self._sink is not None else None
-        return make_recorder(self._counters, access_log)
+    def _recorder(self, config: GatewayConfig) -> Any:
+        access_log = make_access_log(config, self._sink, self._clock)
+        return make_recorder(self._counters, access_log, self._tracing.tracer)
 
     async def start(self, sockets: Sequence[Sequence[socket.socket]] | None = None) -> None:
         """Bring everything up and listen: on `sockets`, which listen already, for each listener its own, and belong to
@@ -254,7 +282,9 @@ class Gateway:
             assert self._prepared is None, "what was prepared before is committed or discarded"
             running = self._generations.present
             try:
-                built, problems, self.tried = await build_beside(source, base_dir, self._clock, self._timers, running)
+                built, problems, self.tried = await build_beside(
+                    source, base_dir, self._clock, self._timers, self.services.for_configuration, running
+                )
             except SnapshotError as error:
                 self.tried = error.files
                 raise
@@ -267,7 +297,7 @@ class Gateway:
                 if self._listeners.present:
                     plans = await self._listeners.plan(config, self._opens)
                 if config.access_log != self.config.access_log:
-                    sink = _sink(config.access_log)
+                    sink = open_sink(config.access_log)
                 await built.start(running)
             except BaseException as error:
                 await _undo(Prepared(config, base_dir, built, plans, sink), running)
@@ -289,17 +319,19 @@ class Gateway:
         self._prepared = None
         # Up to the next `await` nothing else runs: nobody sees a half of it.
         config, before = prepared.config, self._sink
+        self._discovered.apply(prepared.built)
         self._states.apply(prepared.built)
         self._generations.replace(prepared.built)
         self._proxy.adopt(prepared.built.snapshot)
         log_changed = config.access_log != self.config.access_log
         if log_changed:
             self._sink = prepared.sink
-            self._proxy.telemetry = self._recorder()
+        if self._tracing.use(config) or log_changed or config.debug != self.config.debug:
+            self._proxy.telemetry, self._proxy.tracer = self._recorder(config), self._tracing.tracer
         self.config, self._base_dir = config, prepared.base_dir
         self._listeners.change(config)
-        if self._probes is not None:
-            self._probes.update(config)
+        if self._tracking is not None:
+            self._tracking.update(config)
         prepared.built.source.keep()
         if prepared.plans:
             await self._listeners.carry_out(config, prepared.plans, self._proxy, sockets or {})
@@ -355,10 +387,6 @@ async def _undo(prepared: Prepared, running: Built) -> None:
         await asyncio.to_thread(prepared.sink.close)
     await prepared.built.end((running,))
     prepared.built.source.undo()
-
-
-def _sink(config: AccessLogConfig | None) -> LineSink | None:
-    return LineSink(str(config.destination)) if config is not None else None
 
 
 __all__ = ["ConfigurationError", "Gateway", "Prepared", "StartError"]

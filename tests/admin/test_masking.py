@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gatewright.admin.masking import MASK, mask, mask_text, names_secret
+from gatewright.admin.masking import MASK, mask, mask_text
+from gatewright.telemetry.secrets import names_secret
 
 SECRET = "hunter2-and-more"
 
@@ -94,3 +95,8 @@ def test_long_texts_take_no_time() -> None:
     for text in ("://" + "a" * 200_000, "://a" * 50_000, "?" + "a" * 200_000, "?a=" * 50_000, "Bearer " * 30_000):
         mask_text(text)
     assert time.monotonic() - begun < 2
+
+
+def test_what_a_collector_is_sent_is_hidden_whatever_it_is_called() -> None:
+    shown = mask({"endpoint": "http://c:4318", "headers": {"X-Team": SECRET}}, key="tracing")
+    assert shown == {"endpoint": "http://c:4318", "headers": {"X-Team": MASK}}

@@ -24,6 +24,7 @@ VALUES = {"A": "1", "EMPTY": "", "ODD": "${A} $$ {x}"}
         ("$HOME $5", "$HOME $5"),
         ("${ODD}", "${A} $$ {x}"),
         ("${NONE:-$$5}", "$5"),
+        ("${A:?set it}", "1"),
     ],
 )
 def test_variables_are_put_in(text: str, result: str) -> None:
@@ -39,7 +40,10 @@ def test_variables_are_put_in(text: str, result: str) -> None:
         "${A",
         "${1A}",
         "${A-x}",
-        "${A:?x}",
+        "${NONE:?x}",
+        "${EMPTY:?}",
+        "${A:?{x}}",
+        "${A?x}",
         "${ A }",
         "${NONE:-${A}}",
         "${NONE:-{x}}",
@@ -54,6 +58,12 @@ def test_an_unset_variable_is_named_with_what_was_meant() -> None:
     ((message, suggestion),) = interpolate("${JWT_SECRT}", {"JWT_SECRET": "hush"}).problems
     assert "JWT_SECRT is not set" in message
     assert suggestion == "JWT_SECRET"
+
+
+@pytest.mark.parametrize(("variables", "state"), [({}, "not set"), ({"KEY": ""}, "empty")])
+def test_a_variable_that_must_be_set_says_what_to_do(variables: dict[str, str], state: str) -> None:
+    ((message, _),) = interpolate("${KEY:?write KEY=$$(a b) into .env}", variables).problems
+    assert message == f"the variable KEY is {state}: write KEY=$(a b) into .env"
 
 
 @given(st.text())

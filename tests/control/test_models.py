@@ -108,7 +108,7 @@ def test_service_options(tmp_path: Path, options: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("service", "message"),
     [
-        ("{}", "services.a: needs `targets` or `app`"),
+        ("{}", "services.a: needs `targets`, `discover` or `app`"),
         ("{targets: []}", "services.a.targets: must not be empty"),
         ("{targets: }", "services.a.targets: has no value: give it one, or remove the key"),
         ("{targets: [5]}", "must be a URL, or a mapping of url and weight (got 5)"),
@@ -156,7 +156,7 @@ def test_statuses_of_health_checks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        ("priority: 1", "routes[0]: needs an action: service, split, redirect or respond"),
+        ("priority: 1", "routes[0]: needs an action: service, split, redirect, respond or health"),
         ("service: ", "routes[0].service: has no value"),
         ("service: a, respond: {}", "a route has one action, and this one has `service`"),
         ("service: b", "there is no service of this name"),
@@ -240,7 +240,11 @@ def test_prefixes_end_where_segments_do(tmp_path: Path, path: str, prefix: str, 
         ("limits: {request_line: 1B}", "must be at least 64"),
         ("access_log: {destination: none/access.log}", "the folder of this file does not exist"),
         ("access_log: {destination: .}", "must be a file, not a folder"),
-        ("access_log: {format: text}", "must be json"),
+        ("access_log: {format: text}", "must be auto, json or human"),
+        ("log: {format: text}", "must be auto, json or human"),
+        ("log: {level: loud}", "must be auto, debug, info, warning or error"),
+        ("log: {destination: x}", "unknown key"),
+        ("debug: 2", "must be true or false"),
         ("access_log:", "must be true, false or a mapping"),
         ("adnim: {}", 'unknown key; did you mean "admin"?'),
         ("workers: 0", 'must be a whole number from 1 to 256, or "auto" (got 0)'),

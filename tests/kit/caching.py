@@ -73,6 +73,9 @@ class Services:
     def count(self, name: str, **labels: str) -> None:
         self.counted[name, *sorted(labels.items())] += 1
 
+    def counter(self, name: str, **labels: str) -> Callable[[], None]:
+        return lambda: self.count(name, **labels)
+
 
 class Origin:
     """A target's script. What `replies` has for a path is sent in turn, the last one again and again."""

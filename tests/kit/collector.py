@@ -4,7 +4,8 @@ It can be told to refuse, to be slow and to be dead. Knows nothing of the gatewa
 """
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -142,3 +143,11 @@ def collector() -> Iterator[Collector]:
         yield running
     finally:
         running.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Return when `condition()` is true; it is asked often."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)

@@ -55,7 +55,7 @@ def test_variables(edited):
         "X-In: in\r\n",
     )
     # The service is chosen after the request phase; its name is not known there yet.
-    assert "X-All: 127.0.0.1 GET http test /a/b q=x%20y&r=2 all  a/b in x y || {}" in head
+    assert "X-All: 127.0.0.1 GET http test /a/b q=x%20y&r=2 all s a/b in x y || {}" in head
     status, target, request_id = got.get("x-status").split(" ")
     assert (status, target.partition(":")[0], request_id) == ("200", "127.0.0.1", got.get("x-request-id"))
 

@@ -85,6 +85,15 @@ def statuses(count, *plugins, **who):
 # Answers
 
 
+def test_a_route_can_be_freed_of_a_limit(plugin, services):
+    freed = plugin(enabled=False)
+    assert not compile_chain([freed]).needs_task
+    for _ in range(3):
+        answer = Asked(freed)
+        assert (answer.status, answer["ratelimit"], answer["ratelimit-policy"]) == (200, None, None)
+    assert plugin(enabled=False, limit="1/minute").on_request is freed.on_request
+
+
 def test_the_headers_of_a_limit(plugin, services):
     limited = plugin(limit="2/minute")
     first = Asked(limited)
@@ -316,8 +325,7 @@ def test_when_redis_fails(policy, expected):
         services = Services("redis://127.0.0.1:1")
         limited = RateLimit(RateLimitConfig(limit="1/minute", on_failure=policy))
         limited.gateway = services
-        limited._stores = services.stores
-        limited._shared = services.stores.shared
+        await limited.start()
         told = []
         for _ in range(3):
             exchange = Asked().exchange

@@ -3,58 +3,21 @@
 They must hold what the documentation and run_all.sh say of them; the tests know nothing of the gateway.
 """
 
-import http.client
 import json
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import pytest
 from websockets.sync.client import connect
 
-ROOT = Path(__file__).resolve().parents[2]
-JSON = {"content-type": "application/json"}
+from tests.kit.demo import Service, uvicorn
+from tests.kit.server_process import fetch, free_ports
+from tests.kit.servers import Consul, consul_agent
 
 
-class Service:
-    """A running service: its process and its port on 127.0.0.1."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.port = port
-
-    def connection(self) -> closing[http.client.HTTPConnection]:
-        return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10))
-
-    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, object]:
-        """Status and decoded JSON body of the answer."""
-        with self.connection() as connection:
-            connection.request(method, path, body, JSON if body is not None else {})
-            response = connection.getresponse()
-            return response.status, json.load(response)
-
-
-@contextmanager
-def running(module: str) -> Iterator[Service]:
-    command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--timeout-graceful-shutdown", "1", "--no-access-log"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if match := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
-                    yield Service(process, int(match[1]))
-                    break
-            else:
-                pytest.fail(f"{module} did not start: {said}")
-        finally:
-            process.kill()
+def running(module: str, **options: str) -> AbstractContextManager[Service]:
+    return uvicorn(f"{module}:app", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["a", "b"])
@@ -163,3 +126,38 @@ def test_an_item_has_id_name_and_description(items: Service, number: int) -> Non
 def test_an_item_id_must_be_a_number(items: Service) -> None:
     status, _ = items.ask("GET", "/items/first")
     assert status == 422
+
+
+# Consul
+
+
+@pytest.fixture(scope="module")
+def consul() -> Iterator[Consul]:
+    with consul_agent() as agent:
+        yield agent
+
+
+def instances(consul: Consul, name: str) -> list[tuple[str, int]]:
+    """The healthy instances that Consul knows."""
+    found = fetch(f"{consul.url}/v1/health/service/{name}?passing=true")
+    return [(each["Service"]["Address"], each["Service"]["Port"]) for each in found]
+
+
+def test_a_service_is_in_consul_while_it_runs(consul: Consul) -> None:
+    (port,) = free_ports(1)
+    environ = {"CONSUL_HTTP_ADDR": consul.url, "SERVICE_A_URL": f"http://127.0.0.1:{port}"}
+    with uvicorn("services.service_a.main:app", port, **environ):
+        consul.until(lambda: instances(consul, "service-a") == [("127.0.0.1", port)], "told of the service")
+        (entry,) = fetch(f"{consul.url}/v1/catalog/service/service-a")
+        fetch(f"{consul.url}/v1/agent/service/deregister/{entry['ServiceID']}", method="PUT")
+        consul.until(lambda: instances(consul, "service-a"), "told of the service again", seconds=15)
+    assert fetch(f"{consul.url}/v1/catalog/service/service-a") == []
+
+
+def test_a_service_needs_no_consul_to_run() -> None:
+    (port, nobody) = free_ports(2)
+    environ = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{nobody}", "SERVICE_B_URL": f"http://127.0.0.1:{port}"}
+    with uvicorn("services.service_b.main:app", port, **environ) as server:
+        assert server.ask("GET", "/health")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=10) is not None

@@ -22,3 +22,6 @@ class Services:
 
     def count(self, name, **labels):
         self.counted[(name, *sorted(labels.items()))] += 1
+
+    def counter(self, name, **labels):
+        return lambda: self.count(name, **labels)

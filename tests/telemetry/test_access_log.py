@@ -1,11 +1,13 @@
 """The access log, a line an exchange: what stands in it, and what never does."""
 
 import datetime
+import json
+import re
 import threading
 
 import pytest
 
-from gatewright.telemetry.access_log import redact_query
+from gatewright.telemetry.secrets import redact_query
 from tests.kit.answers import hang_up, plan, reply, services
 from tests.kit.inside import Finished
 from tests.kit.wire import OK, TIMEOUT, RawSocket, answer_all, get, request
@@ -113,7 +115,10 @@ def test_a_refused_requests_line_holds_no_piece_of_it(proxy, target):
         ("token=a=b", "token=[redacted]"),
         ("token", "token"),
         ("X-Amz-Signature=x", "X-Amz-Signature=[redacted]"),
-        ("mytoken=x", "mytoken=x"),
+        ("mytoken=x", "mytoken=[redacted]"),
+        ("accessToken=x&sessionId=y&Api-Key=z", "accessToken=[redacted]&sessionId=[redacted]&Api-Key=[redacted]"),
+        ("user[password]=x", "user[password]=[redacted]"),
+        ("monkey=x&author=y&pinned=1", "monkey=x&author=y&pinned=1"),
     ],
 )
 def test_redaction(query, shown):
@@ -131,3 +136,70 @@ def test_false_turns_it_off(gateway, target):
     running = gateway("access_log: false\n" + services({"s": [upstream.url]}))
     assert get(running.port).status == 200
     assert running.access_log() == []
+
+
+def test_what_the_cache_did(gateway, target):
+    upstream = target(answer_all(reply(200, b"hello", "Cache-Control: max-age=60")))
+    running = gateway(services({"s": [upstream.url]}) + "plugins: [cache]\n")
+    get(running.port)
+    get(running.port)
+    assert [line["cache_status"] for line in running.access_log()] == ["miss", "hit"]
+
+
+def test_the_readable_form_and_back_again(gateway, target):
+    config = services({"s": [target().url]}) + "plugins: [logging]\n"
+    log = "access_log: {destination: LOG, format: FORMAT}\n"
+    running = gateway(log.replace("LOG", "access.log").replace("FORMAT", "human") + config)
+    get(running.port, "/a?token=x")
+    running.call(running._flush)
+    first, *rest = running._log.read_text().splitlines()
+    assert re.fullmatch(r"20.{21}Z 200 GET test/a\?token=\[redacted\] .+ -> s 127\.0\.0\.1:\d+ .+ [0-9a-f]{32}", first)
+    assert "    > host: test" in rest
+    size = len(running._log.read_text())
+    running.reload(log.replace("LOG", "access.log").replace("FORMAT", "json") + config)
+    get(running.port)
+    running.call(running._flush)
+    assert json.loads(running._log.read_text()[size:])["request"] == {"headers": {"host": "test"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_json"),
+    [
+        ("debug: true\n", False),
+        ("debug: 1\n", False),
+        ("debug: false\n", True),
+        ("", True),
+    ],
+)
+def test_debug_makes_it_readable(gateway, target, settings, is_json):
+    running = gateway(settings + services({"s": [target().url]}))
+    get(running.port)
+    running.call(running._flush)
+    assert running._log.read_text().startswith("{") is is_json
+    running.reload("debug: true\n" + services({"s": [target().url]}))
+    get(running.port)
+    running.call(running._flush)
+    assert not running._log.read_text().splitlines()[-1].startswith("{")
+
+
+def test_what_is_chosen_counts_more_than_debug(gateway, target):
+    running = gateway(
+        "debug: true\naccess_log: {destination: access.log, format: json}\n" + services({"s": [target().url]})
+    )
+    get(running.port)
+    assert running.access_log()[0]["status"] == 200
+
+
+def test_details_that_cannot_be_had_cost_no_line(gateway, target, caplog):
+    plugin = """
+from gatewright import Plugin, PluginConfig
+class Broken(Plugin[PluginConfig]):
+    def on_request(self, exchange):
+        exchange.state["log"] = lambda exchange: 1 / 0
+"""
+    config = services({"s": [target().url]}) + 'plugins: [{use: "./broken.py:Broken"}]\n'
+    running = gateway(config, files={"broken.py": plugin})
+    get(running.port)
+    (line,) = running.access_log()
+    (record,) = caplog.records
+    assert (line["status"], record.request_id) == (200, line["request_id"])

@@ -35,7 +35,7 @@ def test_an_exchange_is_counted_once_in_each_place():
     counters = Counters()
     counters.record(finished(bytes_in=7, bytes_out=100, attempts=3, upstream_seconds=0.3), 0.5)
     ((key, numbers),) = rows(counters).items()
-    assert key == ("exchanges", "r", "s", "GET", "200")
+    assert key == ("exchanges", "r", "s", "GET", "200", "http")
     expected = [0] * LENGTH
     expected[BOUNDS.index(0.5)] = 1  # a bound is of its own bucket
     expected[UPSTREAM_BUCKETS + BOUNDS.index(0.5)] = 1
@@ -62,11 +62,11 @@ def test_what_no_target_was_asked_for_has_no_service():
     counters.record(finished(status=None, reason=Reason.CLIENT_GONE), 0.1)
     told = rows(counters)
     assert set(told) == {
-        ("exchanges", "", "", "_OTHER", "400"),
-        ("exchanges", "r", "s", "GET", "499"),
+        ("exchanges", "", "", "_OTHER", "400", "http"),
+        ("exchanges", "r", "s", "GET", "499", "http"),
         ("reasons", "r", "client_gone"),
     }
-    assert sum(told["exchanges", "", "", "_OTHER", "400"][UPSTREAM_BUCKETS:SECONDS]) == 0
+    assert sum(told["exchanges", "", "", "_OTHER", "400", "http"][UPSTREAM_BUCKETS:SECONDS]) == 0
 
 
 def test_only_what_has_changed_is_told_and_with_all_that_it_has_counted():
@@ -77,7 +77,7 @@ def test_only_what_has_changed_is_told_and_with_all_that_it_has_counted():
     assert counters.changes() == []
     counters.record(finished(), 0.2)
     ((key, numbers),) = rows(counters).items()
-    assert key == ("exchanges", "r", "s", "GET", "200")
+    assert key == ("exchanges", "r", "s", "GET", "200", "http")
     assert (sum(numbers[:UPSTREAM_BUCKETS]), numbers[SECONDS]) == (2, round(0.3 * NANO))
     counters.record(finished(status=503, reason=Reason.OVERLOADED), 0.1)
     assert rows(counters)["reasons", "r", "overloaded"] == [2]
@@ -135,7 +135,7 @@ def test_rows_are_bounded_and_none_is_lost(monkeypatch):
     told = rows(counters)
     assert sum(sum(numbers[:UPSTREAM_BUCKETS]) for numbers in told.values()) == 100
     assert len(told) == 11
-    assert sum(told["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER"][:UPSTREAM_BUCKETS]) == 90
+    assert sum(told["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"][:UPSTREAM_BUCKETS]) == 90
     for number in range(30):
         counters.record(finished(route=f"route-{number}", reason=Reason.NO_ROUTE), 0.1)
     told = rows(counters)

@@ -7,9 +7,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from gatewright.core.errors import Reason
-from gatewright.telemetry.counters import BOUNDS, Counters
+from gatewright.telemetry.counters import BOUNDS, LENGTH, Counters
 from gatewright.telemetry.exposition import CLASSIC, OPENMETRICS, Gauges, TargetGauges, render
-from gatewright.telemetry.totals import Totals
+from gatewright.telemetry.totals import Row, Totals
 from tests.telemetry.finished import finished
 
 GAUGES = Gauges(
@@ -24,6 +24,9 @@ GAUGES = Gauges(
     reloads_succeeded=5,
     reloads_failed=6,
     last_success=1.7e9,
+    config_version="abc",
+    lag=0.25,
+    templates={"r": "/items/{id}"},
 )
 PARSERS = {
     "classic": ("", parse_classic),
@@ -99,15 +102,45 @@ def test_the_numbers(scraped):
     assert value(samples, "gateway_config_reloads_total", result="success") == 5
     assert value(samples, "gateway_config_reloads_total", result="failure") == 6
     assert value(samples, "gateway_config_last_success_timestamp_seconds") == 1.7e9
+    assert value(samples, "gateway_config_info", version="abc") == 1
+    assert value(samples, "gateway_eventloop_lag_seconds") == 0.25
     (build,) = [key for key in samples if key[0] == "gateway_build_info"]
     assert [label for label, _ in build[1:]] == ["python", "version"]
+
+
+def test_opentelemetrys_histogram(scraped):
+    samples, _ = scraped
+    name = "http_server_request_duration_seconds"
+
+    def labels(method, code, route="/items/{id}", error="", gateway_route="r"):
+        return {
+            "http_request_method": method,
+            "http_response_status_code": code,
+            "http_route": route,
+            "url_scheme": "http",
+            "error_type": error,
+            "gateway_route": gateway_route,
+        }
+
+    assert value(samples, f"{name}_count", **labels("GET", "200")) == 2
+    assert value(samples, f"{name}_sum", **labels("POST", "404")) == 20
+    assert value(samples, f"{name}_bucket", **labels("GET", "404", route="", gateway_route=""), le="0.1") == 2
+    counts = totals().rows()
+    counts.append(Row("exchanges", ["r", "s", "GET", "502", "https"], [1] * LENGTH))
+    samples, _ = scrape(*PARSERS["classic"], counts, GAUGES)
+    failed = labels("GET", "502", error="502") | {"url_scheme": "https"}
+    assert value(samples, f"{name}_count", **failed) == len(BOUNDS) + 1
+    # What has another scheme is the same request to all other metrics.
+    counts.append(Row("exchanges", ["r", "s", "GET", "502", "http"], [1] * LENGTH))
+    samples, _ = scrape(*PARSERS["classic"], counts, GAUGES)
+    assert value(samples, "gateway_requests_total", route="r", service="s", method="GET", code="502") == 30
 
 
 def test_the_rules_of_names_and_types(scraped):
     """What promtool's linter asks for."""
     samples, families = scraped
     for family in families:
-        assert re.fullmatch(r"gateway_[a-z_]+", family.name)
+        assert re.fullmatch(r"gateway_[a-z_]+|http_server_request_duration_seconds", family.name)
         assert family.documentation.endswith(".")
         assert family.samples
         if family.type == "counter":
@@ -127,6 +160,13 @@ def test_the_rules_of_names_and_types(scraped):
         "le",
         "python",
         "version",
+        # OpenTelemetry's
+        "http_request_method",
+        "http_response_status_code",
+        "http_route",
+        "url_scheme",
+        "error_type",
+        "gateway_route",
     }
 
 
@@ -136,8 +176,9 @@ def test_histograms_are_cumulative_and_complete(scraped):
     for key, count in samples.items():
         if key[0].endswith("_bucket"):
             labels = dict(key[1:])
-            series.setdefault((key[0], labels.get("route"), labels["service"]), {})[float(labels["le"])] = count
-    assert len(series) == 3
+            bound = float(labels.pop("le"))
+            series.setdefault((key[0], *labels.items()), {})[bound] = count
+    assert len(series) == 3 + 4
     for buckets in series.values():
         assert sorted(buckets) == [*BOUNDS, float("inf")]
         counts = [count for _, count in sorted(buckets.items())]

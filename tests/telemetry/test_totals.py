@@ -102,11 +102,11 @@ def test_rows_are_bounded_and_none_is_lost(monkeypatch):
     monkeypatch.setattr(totals_module, "MAX_ROWS", 5)
     totals = Totals()
     for worker in range(20):
-        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200"], [1] * LENGTH]])
-        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200"], [2] * LENGTH]])
+        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [1] * LENGTH]])
+        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [2] * LENGTH]])
     found = sums(totals)
     assert len(found) == 6
-    assert found["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER"] == [30] * LENGTH
+    assert found["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"] == [30] * LENGTH
 
 
 def test_rows_are_copies():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -66,10 +67,10 @@ def check(data, own_records):
     seen = {number: [] for number in range(PROCESSES)}
     records = 0
     for line in data.splitlines():
-        if line.startswith(b"gatewright worker "):
+        if not line.startswith(b"{"):
             head, _, pad = line.partition(b"record ")
             number, _, pad = pad.partition(b" ")
-            assert head.endswith(b": INFO test: ")
+            assert re.fullmatch(rb"[0-9:.]{12} gatewright worker [0-9]: INFO test: ", head)
             assert pad == b"y" * (int(number) * 20)
             records += 1
         else:

@@ -2,37 +2,22 @@
 
 A value is hidden when its key says that it is secret, when it is a credential within a URL or a header field, or when
 it came from a variable whose name says so. Hiding too much costs a look into the file; hiding too little, a password.
-It works on plain data and knows no models. The rest of the admin API calls it.
+Which names do, `telemetry.secrets` says. This works on plain data and knows no models. The rest of the admin API calls
+it.
 """
 
 import re
 from collections.abc import Collection
 from typing import Any
 
+from gatewright.telemetry.secrets import field_is_secret, names_secret
+
 MASK = "***hidden***"
 
-_SECRET = re.compile(
-    r"secret|passw|passphrase|pwd|token|credential|authorization|dsn"
-    r"|(?:api|private|access|signing|encryption|shared|master|auth|hmac)[_.-]?key|^keys$",
-    re.IGNORECASE,
-)
-# What such a key may end in when it is about the secret: `token_url`, `password_file`.
-_ABOUT = re.compile(r"(?:url|uri|endpoint|header|name|ttl|file|path|type|algorithms?|lifetime|timeout)$", re.IGNORECASE)
-_COOKIES = ("cookie", "set-cookie")  # names of fields, and also of settings: they count within header fields only
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY_VALUE = re.compile(r"(?<=[?&])([^=&#\s]+)=([^&#\s]+)")
 _CREDENTIALS = re.compile(r"(Bearer|Basic)\s+[^\s{]\S*", re.IGNORECASE)  # a template's variable is none
 _SHORTEST = 4  # a shorter value is no secret, and hiding it would garble everything else
-
-
-def names_secret(name: str) -> bool:
-    """Tell whether a key, a header field, a query parameter or a variable of this name holds a secret."""
-    return _SECRET.search(name) is not None and _ABOUT.search(name) is None
-
-
-def field_is_secret(name: str) -> bool:
-    """Tell whether a header field of this name carries credentials."""
-    return name.lower() in _COOKIES or _SECRET.search(name) is not None
 
 
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
@@ -62,6 +47,8 @@ def mask(data: Any, secrets: Collection[str] = (), key: str = "") -> Any:
     if names_secret(key) and data not in ("", [], {}) and not isinstance(data, bool | None):
         return MASK
     if isinstance(data, dict):
+        if key == "tracing" and data.get("headers"):  # what a collector is sent is a credential, whatever it is called
+            data = {**data, "headers": dict.fromkeys(data["headers"], MASK)}
         fields = key in ("headers", "set", "add")  # of a match, of a fixed answer, of a plugin's edits
         if key == "rename":  # names on both sides
             return {name: mask(value, secrets) for name, value in data.items()}

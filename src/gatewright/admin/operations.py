@@ -156,7 +156,7 @@ class TargetView(View):
 class Current:
     """The configuration that runs. `version` is a strong entity tag, in its quotes (RFC 9110 section 8.8.3).
 
-    `secrets` are values that came from variables whose names say that they are secret (`masking.names_secret`): they
+    `secrets` are values that came from variables whose names say that they are secret (`secrets.names_secret`): they
     are hidden wherever they stand.
     """
 

@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from gatewright.admin.operations import ErrorView
-from gatewright.control.errors import ConfigError, path_text, printable
+from gatewright.control.errors import ConfigError, path_text
 from gatewright.core.errors import REASONS
 from gatewright.core.exchange import PROBLEM
+from gatewright.core.text import printable
 
 TITLES = {
     "not_found": "Not found",

@@ -12,12 +12,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gatewright.admin.effective import effective
-from gatewright.admin.masking import MASK, field_is_secret, mask_text, names_secret
+from gatewright.admin.masking import MASK, mask_text
 from gatewright.admin.operations import Current, TargetView, View
 from gatewright.control.errors import KeyPath, path_text
 from gatewright.control.listing import Row, rows, services_of
 from gatewright.control.plugin_models import PluginList
 from gatewright.plugins import registry
+from gatewright.telemetry.secrets import field_is_secret, names_secret
 
 
 class RouteSummary(View):

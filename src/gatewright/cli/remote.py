@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from gatewright.cli import variables
-from gatewright.control.errors import printable
 from gatewright.control.fields import Address
 from gatewright.control.loader import load
 from gatewright.control.process_models import DEFAULT_ADMIN
+from gatewright.core.text import printable
 
 _TIMEOUT = 150.0  # putting a large configuration in place takes seconds; the server gives up before this does
 _LARGEST = 64 * 1024 * 1024

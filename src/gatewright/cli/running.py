@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatewright.cli import variables
-from gatewright.control.errors import printable
+from gatewright.core.text import printable
 
 if TYPE_CHECKING:
     from gatewright.cli.remote import Remote

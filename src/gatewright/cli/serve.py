@@ -28,10 +28,11 @@ def _supervise(path: Path, first: Launched) -> int:
     from gatewright.supervisor.supervisor import Supervisor
     from gatewright.telemetry.own_log import start_own_log
 
-    async def run() -> None:
-        await Supervisor(path, first, _announce).run()
-
     own_log = start_own_log()
+
+    async def run() -> None:
+        await Supervisor(path, first, _announce, own_log).run()
+
     try:
         uvloop.run(run())
     except ConfigurationError as error:

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from gatewright.core.text import printable
+
 KeyPath = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -86,15 +88,6 @@ def quoted(value: object) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def printable(text: str) -> str:
-    """Return `text` without what a terminal would obey or an encoder refuse: such characters are shown
-    escaped.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the one of `known` that `word` most likely meant, or None when nothing is close."""
     if len(word) > 100:  # nothing that long is a slip of the keyboard, and the comparison is quadratic
@@ -113,3 +106,15 @@ def listed(words: Iterable[str]) -> str:
     """Return "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
+
+
+class ConfigurationError(Exception):
+    """A configuration cannot be used. `errors` has every reason, with its place; the text is a line for each."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        self.errors = errors
+        super().__init__("\n".join(str(error) for error in errors))
+
+
+class StartError(Exception):
+    """The gateway cannot start, or not go over to a configuration; the message says why, and what to do."""

@@ -245,6 +245,13 @@ def parse_upstream_host(value: str) -> str:
     return value
 
 
+def parse_probe_path(value: str) -> str:
+    """Check the path of a health check, which may have a query. Raises an error for the user."""
+    if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value or "#" in value:
+        raise complaint('must be a path such as "/health"')
+    return value
+
+
 def placeholders(template: str) -> list[str]:
     """Return the names in braces of `template`. Raises an error for the user when braces do not pair or hold
     no name.
@@ -330,6 +337,7 @@ PathPattern = Annotated[
 HostPattern = Annotated[
     StrictStr, AfterValidator(parse_host_pattern), _schema(None, "api.example.com", "*.example.com")
 ]
+ProbePath = Annotated[StrictStr, AfterValidator(parse_probe_path), _schema("^/", "/health")]
 UpstreamHost = Annotated[StrictStr, AfterValidator(parse_upstream_host), _schema(None, "preserve", "target")]
 Rewrite = Annotated[StrictStr, AfterValidator(parse_rewrite), _schema("^/", "/{rest}")]
 Location = Annotated[StrictStr, AfterValidator(parse_location), _schema("^(/|https?://)", "https://example.com/{rest}")]

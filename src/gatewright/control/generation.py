@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gatewright.control.errors import StartError
 from gatewright.control.services import BuiltService
 from gatewright.core.tasks import spawn
 from gatewright.plugins.base import AnyPlugin
@@ -22,10 +23,6 @@ _log = logging.getLogger("gatewright.control")
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _LOOK_SECONDS = 0.1  # between two looks at whether the last exchange on an earlier snapshot is over
-
-
-class StartError(Exception):
-    """The gateway cannot start, or not go over to a configuration; the message says why, and what to do."""
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gatewright.control.generation import StartError
+from gatewright.control.errors import StartError
 from gatewright.control.models import GatewayConfig, ListenerConfig
 from gatewright.control.services import digest_of_files
 from gatewright.core.clock import Clock

@@ -73,4 +73,4 @@ def _action(route: RouteConfig) -> str:
         return ", ".join(f"{entry.service} {entry.weight}" for entry in route.split)
     if route.redirect is not None:
         return f"redirect {route.redirect.status} {route.redirect.to}"
-    return f"respond {route.respond.status}" if route.respond is not None else ""
+    return f"respond {route.respond.status}" if route.respond is not None else "health"

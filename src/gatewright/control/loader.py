@@ -213,6 +213,7 @@ def _named_files(data: Mapping[str, Any], base_dir: Path) -> list[Path]:
     owners: list[Any] = list(listeners) if isinstance(listeners, list) else []
     owners += services.values() if isinstance(services, dict) else []
     sections = [owner.get("tls") for owner in owners if isinstance(owner, dict)]
+    sections += [data.get("consul")]
     names = [section.get(key) for section in sections if isinstance(section, dict) for key in ("cert", "key", "ca")]
     code = [owner.get("app") for owner in owners if isinstance(owner, dict)]
     code += [reference.use for _, reference in plugin_references(data)]

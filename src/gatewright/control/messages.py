@@ -73,6 +73,8 @@ def _problem(item: Any, place: KeyPath, model: type[BaseModel], prefix: KeyPath)
         return Problem(path, "is missing", None, At.KEY)
     if kind == "rule":
         return Problem(path, _text(item), None, At.KEY)
+    if kind == "secret":
+        return Problem(path, _text(item))
     if kind in ("literal_error", "enum"):
         allowed = re.findall(r"'([^']*)'|(-?[0-9]+)", context.get("expected", ""))
         words = [text or number for text, number in allowed]

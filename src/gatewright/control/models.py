@@ -4,17 +4,19 @@ These models are the contract with users: names, defaults, descriptions; the JSO
 Nothing here reads a file. The loader validates with `GatewayConfig`, the snapshot is compiled from it.
 """
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field
 
-from gatewright.control.base import ConfigModel, Given, complaint
-from gatewright.control.fields import Bind, Cidr, ExistingFile, Flag, Name, Whole, parse_bind, resolve_path
+from gatewright.control.base import ConfigModel, Given
+from gatewright.control.discovery_models import ConsulConfig, DiscoveryConfig
+from gatewright.control.fields import Bind, Cidr, ExistingFile, Flag, Name, Whole, parse_bind
+from gatewright.control.logging_models import AccessLogConfig, AccessLogSection, Debug, LogConfig
 from gatewright.control.plugin_models import PluginList
-from gatewright.control.process_models import Admin, AdminConfig, ShutdownConfig, Workers
+from gatewright.control.process_models import Admin, AdminConfig, ShutdownConfig, StateConfig, Workers
 from gatewright.control.route_models import RouteConfig
 from gatewright.control.service_models import ServiceConfig
+from gatewright.control.tracing_models import TracingConfig
 from gatewright.control.units import BodyLimit, Duration, DurationOrZero, Size
 from gatewright.core.limits import Limits
 
@@ -68,41 +70,6 @@ class LimitsConfig(ConfigModel):
     )
 
 
-def _destination(value: object, info: ValidationInfo) -> str | Path:
-    if value in ("stdout", "stderr"):
-        return str(value)
-    path = resolve_path(value, info)
-    if info.context and not path.parent.is_dir():
-        raise complaint("the folder of this file does not exist")
-    if info.context and path.is_dir():
-        raise complaint("must be a file, not a folder")
-    return path
-
-
-Destination = Annotated[
-    str | Path,
-    PlainValidator(_destination),
-    WithJsonSchema(
-        {"type": "string", "minLength": 1, "examples": ["stdout", "stderr", "/var/log/gatewright/access.log"]}
-    ),
-]
-
-
-class AccessLogConfig(ConfigModel):
-    """One line for each exchange."""
-
-    format: Literal["json"] = Field("json", description="The form of a line")
-    destination: Destination = Field("stdout", description="stdout, stderr or a file's path")
-
-
-def _access_log(value: object) -> object:
-    if isinstance(value, bool):
-        return AccessLogConfig() if value else None
-    if value is None:
-        raise complaint("must be true, false or a mapping")
-    return value
-
-
 def _default_listeners() -> tuple[ListenerConfig, ...]:
     return (ListenerConfig(bind=parse_bind("0.0.0.0:8080")),)
 
@@ -127,10 +94,20 @@ class GatewayConfig(ConfigModel):
     )
     shutdown: ShutdownConfig = Field(ShutdownConfig(), description="How the gateway ends")
     watch: Flag = Field(True, description="Reload when this file, or one that it names, changes")
+    state: StateConfig = Field(StateConfig(), description="Where counts are kept")
     limits: LimitsConfig = Field(LimitsConfig(), description="What one client may take; a route may change the body's")
-    access_log: Annotated[
-        AccessLogConfig | None, BeforeValidator(_access_log, json_schema_input_type=AccessLogConfig | Flag)
-    ] = Field(AccessLogConfig(), description="One line for each exchange; false turns it off")
+    debug: Debug = Field(False, description="Logs for people, the gateway's own from level debug on")
+    access_log: AccessLogSection = Field(
+        AccessLogConfig(), description="One line for each exchange; false turns it off"
+    )
+    log: LogConfig = Field(LogConfig(), description="The gateway's own log, to stderr")
+    consul: ConsulConfig = Field(
+        default_factory=ConsulConfig, description="The Consul agent for discovery and for the gateway's own entry"
+    )
+    discovery: DiscoveryConfig = Field(
+        default_factory=DiscoveryConfig, description="What is the same for all discovery"
+    )
+    tracing: TracingConfig = Field(TracingConfig(), description="Spans by OpenTelemetry, sent to a collector")
     services: Annotated[dict[Name, ServiceConfig], _none_as_empty(dict)] = Field({}, description="Backends, by name")
     routes: Annotated[tuple[RouteConfig, ...], _none_as_empty(list)] = Field(
         (), description="What requests match, and what happens to them; the order decides only between equals"

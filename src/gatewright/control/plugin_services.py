@@ -105,7 +105,11 @@ class PluginServices:
     def count(self, name: str, **labels: str) -> None:
         """Add one to a plugin's counter, see `GatewayServices.count`."""
         if self._counters is not None:
-            self._counters.count(name, labels)
+            self._counters.cell(name, labels).add()
+
+    def counter(self, name: str, **labels: str) -> Callable[[], None]:
+        """Return what adds one to a plugin's counter, see `GatewayServices.counter`."""
+        return self._counters.cell(name, labels).add if self._counters is not None else _ignore
 
     def shared(self, key: str, factory: Callable[[], T]) -> T:
         """Return the one object that this process has for `key`, see `GatewayServices.shared`."""
@@ -136,3 +140,7 @@ class PluginServices:
     def subscribe(self, topic: str, hear: Callable[[Any], None]) -> None:
         """Have `hear` called with each message of `topic`, see `GatewayServices.subscribe`."""
         self._subscribed.setdefault(topic, []).append(hear)
+
+
+def _ignore() -> None:
+    """Nobody counts."""

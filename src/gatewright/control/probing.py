@@ -6,10 +6,11 @@ code of users'; applications in this process are not asked. The supervisor holds
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from gatewright.control.discovery.wanted import Instance, configured
 from gatewright.control.health import HealthProbe
 from gatewright.control.models import GatewayConfig
 from gatewright.control.service_models import HealthConfig, ServiceConfig
@@ -43,29 +44,36 @@ class Probes:
         self._timers = Timers(clock)
         self._probes: dict[tuple[str, str], tuple[_Terms, HealthProbe]] = {}
 
-    def update(self, config: GatewayConfig) -> None:
-        """Ask the targets of `config` from now on. Called on the event loop.
+    def update(self, config: GatewayConfig, discovered: Mapping[str, Sequence[Instance]] | None = None) -> None:
+        """Ask the targets of `config` from now on, with those that were `discovered` in place of the ones that are
+        written down. Called on the event loop.
 
         A target that is asked in another way than before keeps its condition until that finds otherwise; one that is
         not asked any more counts as healthy.
         """
         before, self._probes = self._probes, {}
         for service, service_config in config.services.items():
-            self._update_service(service, service_config, before)
+            found = (discovered or {}).get(service)
+            instances = configured(service_config) if found is None else found
+            self._update_service(service, service_config, instances, before)
         for (service, name), (_, probe) in before.items():
             probe.stop()
             if not probe.healthy and (service, name) not in self._probes:
                 self._changed(service, name, True)
 
     def _update_service(
-        self, service: str, config: ServiceConfig, before: dict[tuple[str, str], tuple[_Terms, HealthProbe]]
+        self,
+        service: str,
+        config: ServiceConfig,
+        instances: Sequence[Instance],
+        before: dict[tuple[str, str], tuple[_Terms, HealthProbe]],
     ) -> None:
-        if config.health is None or not config.targets:
+        if config.health is None or not instances:
             return
         credentials = digest_of(config)
         context: ssl.SSLContext | None = None
-        for target_config in config.targets:
-            target = Target.from_url(target_config.url)
+        for instance in instances:
+            target = Target.from_url(instance.url)
             key = (service, target.name)
             terms = _Terms(target.url, own_host(config.host, target), config.health, config.tls, credentials)
             known = before.get(key)

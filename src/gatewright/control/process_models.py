@@ -117,3 +117,28 @@ class ShutdownConfig(ConfigModel):
     grace: DurationOrZero = Field(
         30.0, description="How long exchanges under way may take after that; what is left then is broken off"
     )
+
+
+def parse_redis(value: str) -> str:
+    """Check the URL of a Redis; empty is none. Raises an error with a sentence for the user."""
+    if value:
+        from gatewright.state.redis_url import parse_redis_url  # here: it takes 0.1 s that most gateways do not need
+
+        try:
+            parse_redis_url(value)
+        except ValueError as error:
+            raise complaint(str(error)) from None
+    return value
+
+
+RedisUrl = Annotated[StrictStr, AfterValidator(parse_redis), WithJsonSchema({"type": "string"})]
+
+
+class StateConfig(ConfigModel):
+    """Where counts are kept."""
+
+    redis: RedisUrl = Field(
+        "",
+        repr=False,
+        description="URL of a Redis that several gateways share; empty: the workers of this machine share their own",
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from gatewright.control.discovery_models import DEFAULT_CONSUL
 from gatewright.control.errors import At, KeyPath, Problem, closest
 from gatewright.control.fields import Address, parse_bind, path_pattern, placeholders
 from gatewright.control.process_models import DEFAULT_ADMIN
@@ -24,6 +25,7 @@ def check_references(data: Mapping[str, Any]) -> Iterator[Problem]:
     names = set(services) if isinstance(services, Mapping) else set()
     for name, service in services.items() if isinstance(services, Mapping) else ():
         yield from _check_weights(("services", name, "targets"), _mapping(service).get("targets"))
+        yield from _check_discovery(("services", name), _mapping(service), _mapping(data.get("consul")))
     routes = _list(data.get("routes"))
     yield from _check_names(routes)
     for index, route in enumerate(routes):
@@ -44,6 +46,16 @@ def _check_binds(listeners: list[Any], admin: Any) -> Iterator[Problem]:
         if address.port and address in first:
             yield Problem(("listeners", index, "bind"), f"{first[address]} binds to the same address", quote=True)
         first.setdefault(address, f"listeners[{index}]")
+
+
+def _check_discovery(path: KeyPath, service: Mapping[str, Any], common: Mapping[str, Any]) -> Iterator[Problem]:
+    """Refuse a service that is looked for in a Consul that is not there, and has nothing in its place."""
+    consul = _mapping(service.get("discover")).get("consul")
+    if not isinstance(consul, Mapping) or service.get("targets"):
+        return
+    if consul.get("address", common.get("address", DEFAULT_CONSUL)) == "":
+        message = "there is no Consul agent to ask (its `address` is empty), and no `targets` are in its place"
+        yield Problem((*path, "discover", "consul"), message, at=At.KEY)
 
 
 def _check_weights(path: KeyPath, entries: Any) -> Iterator[Problem]:
@@ -69,6 +81,8 @@ def _check_route(path: KeyPath, route: Mapping[str, Any], services: set[str]) ->
         yield from _check_service((*path, "service"), route["service"], services)
     for index, entry in enumerate(_list(route.get("split"))):
         yield from _check_service((*path, "split", index, "service"), _mapping(entry).get("service"), services)
+    for index, name in enumerate(_list(_mapping(route.get("health")).get("services"))):
+        yield from _check_service((*path, "health", "services", index), name, services)
     yield from _check_weights((*path, "split"), route.get("split"))
     pattern = _pattern(route)
     if pattern is None:

@@ -30,7 +30,8 @@ from gatewright.control.plugin_models import PluginList
 from gatewright.control.units import BodyLimit
 from gatewright.routing import predicates
 
-ACTIONS = ("service", "split", "redirect", "respond")
+ACTIONS = ("service", "split", "redirect", "respond", "health")
+_ANSWERS = ("redirect", "respond", "health")
 _FRAMING = ("content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer")
 
 
@@ -110,6 +111,12 @@ class RespondConfig(ConfigModel):
                 yield "headers", "write `content_type` instead of a content-type header"
 
 
+class HealthRouteConfig(ConfigModel):
+    """The services' health as JSON, as the health checks found it last; 503 when no service can serve."""
+
+    services: tuple[Text, ...] = Field((), description="The services that count; by default all")
+
+
 class RouteLimits(ConfigModel):
     """What this route allows instead of the gateway's limits."""
 
@@ -117,7 +124,7 @@ class RouteLimits(ConfigModel):
 
 
 class RouteConfig(ConfigModel):
-    """A match, and one action: service, split, redirect or respond."""
+    """A match, and one action: service, split, redirect, respond or health."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one(*ACTIONS))
 
@@ -134,6 +141,9 @@ class RouteConfig(ConfigModel):
         None, description="An answer that sends the client elsewhere"
     )
     respond: Annotated[RespondConfig | None, Given] = Field(None, description="A fixed answer")
+    health: Annotated[HealthRouteConfig | None, Given] = Field(
+        None, description="An answer that says how the services fare; {} for all of them"
+    )
     rewrite: Annotated[Rewrite | None, Given] = Field(
         None, description="The path for the target; {name} stands for a parameter of the path"
     )
@@ -156,7 +166,7 @@ class RouteConfig(ConfigModel):
             yield extra, f"a route has one action, and this one has `{actions[0]}`"
         if "rewrite" in data and "strip_prefix" in data:
             yield "strip_prefix", "a route has `rewrite` or `strip_prefix`, not both"
-        if actions and actions[0] in ("redirect", "respond"):
+        if actions and actions[0] in _ANSWERS:
             for key in ("rewrite", "strip_prefix"):
                 if key in data:
                     yield key, f"has no effect on a route with `{actions[0]}`"

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,12 +18,14 @@ from pydantic import (
 )
 
 from gatewright.control.balance_models import Balance
-from gatewright.control.base import ConfigModel, Given, complaint, exactly_one
+from gatewright.control.base import ConfigModel, Given, complaint
+from gatewright.control.discovery_models import DiscoverConfig
 from gatewright.control.errors import closest
 from gatewright.control.fields import (
     ExistingFile,
     Flag,
     ImportPath,
+    ProbePath,
     TargetUrl,
     Text,
     UpstreamHost,
@@ -96,19 +97,6 @@ Statuses = Annotated[
     frozenset[int],
     PlainValidator(_statuses),
     WithJsonSchema({"anyOf": [*_STATUS_SCHEMA["anyOf"], {"type": "array", "items": _STATUS_SCHEMA, "minItems": 1}]}),
-]
-
-
-def _probe_path(value: str) -> str:
-    if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value or "#" in value:
-        raise complaint('must be a path such as "/health"')
-    return value
-
-
-ProbePath = Annotated[
-    Text,
-    AfterValidator(_probe_path),
-    WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/health"]}),
 ]
 
 
@@ -247,16 +235,23 @@ def _switch(model: type[ConfigModel]) -> BeforeValidator:
     return BeforeValidator(_off, json_schema_input_type=model | Literal[False])
 
 
-_NOT_FOR_APPS = ("balance", "host", "health", "outlier", "pool", "tls")
+_NOT_FOR_APPS = ("discover", "balance", "host", "health", "outlier", "pool", "tls")
 
 
 class ServiceConfig(ConfigModel):
-    """A logical backend: targets, or one ASGI application in this process."""
+    """A logical backend: targets that are written down or discovered, or one ASGI application in this process."""
 
-    model_config = ConfigDict(json_schema_extra=exactly_one("targets", "app"))
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["app"]}, {"anyOf": [{"required": ["targets"]}, {"required": ["discover"]}]}]
+        }
+    )
 
     targets: Annotated[Annotated[tuple[Target, ...], Field(min_length=1)] | None, Given] = Field(
         None, description="Its instances: URLs, or mappings of url and weight"
+    )
+    discover: Annotated[DiscoverConfig | None, Given] = Field(
+        None, description="Where its instances are found out; `targets` then serve until the first answer"
     )
     app: Annotated[ImportPath | None, Given] = Field(
         None, description="An ASGI application that is served in process, by its import path"
@@ -284,12 +279,12 @@ class ServiceConfig(ConfigModel):
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Ask for exactly one of targets and app, and for nothing beside app that has no effect there."""
+        """Ask for targets, discover or app, and for nothing beside app that has no effect there."""
         if "targets" in data and "app" in data:
             yield "app", "a service has `targets` or `app`, not both"
         elif "app" in data:
             for key in _NOT_FOR_APPS:
                 if key in data:
                     yield key, "has no effect on a service with `app`"
-        elif "targets" not in data:
-            yield "", "needs `targets` or `app`"
+        elif "targets" not in data and "discover" not in data:
+            yield "", "needs `targets`, `discover` or `app`"

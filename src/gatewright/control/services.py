@@ -7,7 +7,7 @@ snapshot's builder calls it, and the health probes for what they share; it start
 import hashlib
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,16 @@ class BuiltService:
     config: ServiceConfig  # without what makes no difference to the service itself
     credentials: bytes  # digest of the files of its TLS section
     app: Any  # the ASGI application, or None
+    make_target: "MakeTarget"  # further ones, as discovery finds them
 
     @property
     def pools(self) -> list[Any]:
         """The pools of its targets."""
         return [target.pool for target in self.service.targets]
+
+
+MakeTarget = Callable[[str, int], Target]
+"""Returns a target, complete, for a URL and a weight."""
 
 
 class ServiceBuilder:
@@ -74,27 +79,29 @@ class ServiceBuilder:
         before = self._previous.get(name)
         if before is not None and before.app is app and before.credentials == credentials and before.config == config:
             return before
+        make = self._maker(name, config)
         if config.app is not None:
             targets = [self._app_target(config.app, app, before)]
+            targets[0].breaker = _breaker(config)
         else:
-            targets = self._targets(name, config)
-        for target in targets:
-            if (breaker := config.breaker) is not None:
-                target.breaker = Breaker(breaker.failure_rate, breaker.minimum, breaker.window, breaker.open)
-        return BuiltService(_service(name, config, targets), config, credentials, app)
+            targets = [make(target.url, target.weight) for target in config.targets or ()]
+        return BuiltService(_service(name, config, targets), config, credentials, app, make)
 
-    def _targets(self, name: str, config: ServiceConfig) -> list[Target]:
+    def _maker(self, name: str, config: ServiceConfig) -> MakeTarget:
+        """Return what makes the targets of a service. Raises SnapshotError."""
         try:
             tls = target_context(config)
         except OSError as error:  # ssl.SSLError is one
             raise SnapshotError(("services", name, "tls"), str(error)) from error
-        targets = []
-        for target_config in config.targets or ():
-            target = Target.from_url(target_config.url, target_config.weight)
-            open_connection = opener(target, tls, config.tls.server_name, self._clock, self._timers)
-            target.pool = Pool(open_connection, self._clock, self._timers, _pool_limits(config))
-            targets.append(target)
-        return targets
+        clock, timers, limits = self._clock, self._timers, _pool_limits(config)
+
+        def make(url: str, weight: int) -> Target:
+            target = Target.from_url(url, weight)
+            target.pool = Pool(opener(target, tls, config.tls.server_name, clock, timers), clock, timers, limits)
+            target.breaker = _breaker(config)
+            return target
+
+        return make
 
     def _app(self, name: str, path: str) -> Any:
         try:
@@ -112,7 +119,8 @@ class ServiceBuilder:
 
 def target_context(config: ServiceConfig) -> ssl.SSLContext | None:
     """Return how the https targets of a service are spoken to; None without any. Raises OSError for bad files."""
-    if not any(target.scheme == "https" for target in config.targets or ()):
+    discovered = config.discover is not None and config.discover.scheme == "https"
+    if not discovered and not any(target.scheme == "https" for target in config.targets or ()):
         return None
     tls = config.tls
     return client_context(TargetTls(tls.verify, _text(tls.ca), _text(tls.cert), _text(tls.key), tls.server_name))
@@ -163,6 +171,13 @@ def _service(name: str, config: ServiceConfig, targets: list[Target]) -> Service
         max_in_flight=config.max_in_flight,
         host=config.host,
     )
+
+
+def _breaker(config: ServiceConfig) -> Breaker | None:
+    breaker = config.breaker
+    if breaker is None:
+        return None
+    return Breaker(breaker.failure_rate, breaker.minimum, breaker.window, breaker.open)
 
 
 def _text(path: Path | None) -> str | None:

@@ -61,6 +61,13 @@ class TargetStates:
         for target in builds[0].targets(service, name):
             state.apply(target)
 
+    def renew(self, built: Built, service: str) -> None:
+        """Bring a service's targets to their states: some have become others."""
+        for (name, target_name), state in self._states.items():
+            if name == service:
+                for target in built.targets(service, target_name):
+                    state.apply(target)
+
     def apply(self, built: Built) -> None:
         """Bring the targets of a snapshot that goes into use to their states; forget those of targets that are gone."""
         for key, state in list(self._states.items()):

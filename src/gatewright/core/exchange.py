@@ -7,12 +7,16 @@ import json
 import os
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gatewright.core.errors import REASONS, GatewayError, Reason
 from gatewright.core.headers import FORWARDING, REQUEST_ID, Field
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer, client_behind
+from gatewright.core.trace import Trace
+
+if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
 
 # Request IDs: unique, not secret. Made in batches, because one by one they cost 0.35 us each, in a batch 0.19.
 _ids: list[str] = []
@@ -69,7 +73,7 @@ class Exchange:
 
     For plugins: `id`, `request`, `response` (from the response phase on), `client_ip`, `scheme`, `route` and `service`
     (names), `params` (of the path), `consumer`, `state` (a dict for plugins to leave things in), `attempts`, `reason`,
-    and `reject`. Times are seconds of the gateway's monotonic clock.
+    `trace_id` and `span_id`, `log` (the gateway's own), and `reject`. Times are seconds of the gateway's monotonic clock.
     """
 
     __slots__ = (
@@ -94,6 +98,7 @@ class Exchange:
         "started",
         "status",
         "target",
+        "trace",
         "upstream_seconds",
         "upstream_status",
     )
@@ -119,6 +124,7 @@ class Exchange:
         self.upstream_seconds = 0.0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.trace: Trace | None = None  # set by the proxy, if the gateway traces
         self.kept: dict[str, Any] | None = None  # `state`, once somebody has left something
         self._client_ip: str | None = None
         if request.headers.marks & REQUEST_ID and peer.trusted and (known := self._inbound_id()) is not None:
@@ -136,6 +142,25 @@ class Exchange:
         if self.kept is None:
             self.kept = {}
         return self.kept
+
+    @property
+    def log(self) -> "BoundLogger":
+        """A structured logger, for the gateway's own log: `exchange.log.warning("slow", seconds=3)`. It names the
+        request.
+        """
+        from gatewright.core.logs import logger_for  # structlog takes 0.05 s, and nearly no exchange needs it
+
+        return logger_for(self.id)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The ID of the trace that the exchange is part of, 32 hex digits; None where the gateway does not trace."""
+        return self.trace.trace_id if self.trace is not None else None
+
+    @property
+    def span_id(self) -> str | None:
+        """The ID of the exchange's own span, 16 hex digits: parent of what a plugin does for it elsewhere."""
+        return self.trace.span_id if self.trace is not None else None
 
     @property
     def client_ip(self) -> str:

@@ -23,6 +23,7 @@ FORWARDING = 256  # says who the client was: believed from trusted proxies only
 REQUEST_ID = 512
 VIA = 1024
 DATE = 2048
+TRACE = 4096  # says which trace the request is part of: the gateway's own word replaces it while it traces
 
 # What the gateway writes itself in a request to a target, and in an answer to a client.
 REQUEST_WRITTEN = (
@@ -53,6 +54,15 @@ MARKS: dict[bytes, int] = {
     b"x-request-id": REQUEST_ID,
     b"via": VIA,
     b"date": DATE,
+    b"traceparent": TRACE,
+    b"tracestate": TRACE,
+    b"b3": TRACE,
+    b"x-b3-traceid": TRACE,
+    b"x-b3-spanid": TRACE,
+    b"x-b3-parentspanid": TRACE,
+    b"x-b3-sampled": TRACE,
+    b"x-b3-flags": TRACE,
+    b"uber-trace-id": TRACE,
 }
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

@@ -1,9 +1,13 @@
 """The two messages of an exchange. Codecs build them, plugins read and edit them, the proxy forwards them."""
 
+import logging
+from collections.abc import Callable
+
 from gatewright.core.headers import Headers
 from gatewright.core.streams import Pipe
 
 Content = bytes | Pipe
+_log = logging.getLogger("gatewright.plugins")
 
 
 class Message:
@@ -34,6 +38,36 @@ class Message:
         if not self.readable:
             raise RuntimeError('the body is a stream here: declare body = "buffer" in the plugin to read or replace it')
         self.content = data
+
+    def watch(self, see: Callable[[bytes], None]) -> None:
+        """Have `see` called with each piece of the body as it passes, and with b"" at its end if that comes.
+
+        Nothing is held up, kept or changed for it. Call it in `on_request` or `on_response`: what plugins behind that
+        make of the body is not seen. What `see` raises is logged, and ends its watch.
+        """
+        watcher = _Watcher(see)
+        if isinstance(self.content, Pipe):
+            self.content.add_filter(watcher, keeps_length=True)
+        else:
+            watcher(self.content)
+            if self.content:
+                watcher(b"")
+
+
+class _Watcher:
+    """A filter that changes nothing."""
+
+    def __init__(self, see: Callable[[bytes], None]) -> None:
+        self._see: Callable[[bytes], None] | None = see
+
+    def __call__(self, data: bytes) -> bytes:
+        if self._see is not None:
+            try:
+                self._see(data)
+            except Exception:
+                _log.exception("a body's watcher failed")
+                self._see = None
+        return data
 
 
 class Request(Message):

@@ -56,6 +56,7 @@ class Pipe:
         "filters",
         "limit",
         "on_event",
+        "reshaped",
         "sink",
         "size",
         "total",
@@ -72,6 +73,7 @@ class Pipe:
         self.total = 0  # bytes that came out of the source
         self.limit = 0  # bytes that may come; 0: any number
         self.filters: list[Filter] = []
+        self.reshaped = False  # a filter may change the length
         self.sink: Sink | None = None
         self.ended = False
         self.trailers: list[Field] = []
@@ -148,11 +150,13 @@ class Pipe:
             return False
         return True
 
-    def add_filter(self, change: Filter) -> None:
+    def add_filter(self, change: Filter, keeps_length: bool = False) -> None:
         """Pass every piece through `change`, also those that are held; it is called with b"" at the end.
 
-        Only before a sink is attached. A GatewayError that it raises fails the pipe.
+        Only before a sink is attached. A GatewayError that it raises fails the pipe. Unless it `keeps_length`, what was
+        announced as the body's length is no more true.
         """
+        self.reshaped = self.reshaped or not keeps_length
         held = [piece for chunk in self.chunks if (piece := change(chunk))]
         if self.ended and (rest := change(b"")):
             held.append(rest)

@@ -1,7 +1,7 @@
 """A route's plugins, compiled: one flat tuple per phase that holds only the hooks that are overridden.
 
-Six synchronous hooks cost about a microsecond. A chain with an `async def` hook or an `around` says so (`needs_task`),
-and its exchanges run in a Task; all others never leave the event loop's callback.
+Six synchronous hooks cost about a microsecond. A chain with an `async def` hook says so (`waits`), and its exchanges
+run in a Task, as do those that an `around` wants; all others never leave the event loop's callback.
 """
 
 import inspect
@@ -39,7 +39,8 @@ class Chain:
     request_chunks: tuple[Hook, ...] = ()
     response_chunks: tuple[Hook, ...] = ()
     done: tuple[Hook, ...] = ()
-    needs_task: bool = False
+    waits: bool = False  # some hook is `async def`
+    needs_task: bool = False  # that, or an `around` that may want the exchange
 
     def for_refusals(self) -> "Chain":
         """Return the chain of answers to requests that no route takes: it sees the answer, not the request."""
@@ -63,7 +64,7 @@ def compile_chain(plugins: Sequence[AnyPlugin], request: bool = True) -> Chain:
     upstream = _steps(plugins, "on_upstream_request", None) if request else ()
     around = tuple(plugin for plugin in plugins if overrides(plugin, "around")) if request else ()
     after = _steps(plugins, "on_response", "response_body")
-    needs_task = bool(around) or any(step.is_async for step in (*before, *upstream, *after))
+    waits = any(step.is_async for step in (*before, *upstream, *after))
     return Chain(
         plugins=tuple(plugins),
         request=_plain(before),
@@ -75,7 +76,8 @@ def compile_chain(plugins: Sequence[AnyPlugin], request: bool = True) -> Chain:
         request_chunks=_hooks(plugins, "on_request_chunk") if request else (),
         response_chunks=_hooks(plugins, "on_response_chunk"),
         done=_hooks(plugins, "on_done"),
-        needs_task=needs_task,
+        waits=waits,
+        needs_task=waits or bool(around),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from gatewright.core.exchange import Exchange
-from gatewright.core.headers import DATE, VIA, Headers, make_field, mark_of
+from gatewright.core.headers import DATE, TRACE, VIA, Headers, make_field, mark_of
 from gatewright.core.messages import Response
 from gatewright.plugins.base import Plugin, PluginConfig
 from gatewright.plugins.template import parse_template
@@ -27,7 +27,7 @@ from gatewright.plugins.template import parse_template
 
 def _name(value: str) -> str:
     field = make_field(value, "")
-    if mark_of(field[0]) & ~(DATE | VIA):
+    if mark_of(field[0]) & ~(DATE | VIA | TRACE):  # a trace's only while it traces
         raise ValueError(f"the gateway writes {value} itself")
     return value
 

@@ -48,7 +48,7 @@ def _realm(text: str) -> str:
 
 def _wrong_key(message: str) -> PydanticCustomError:
     """Return the error for a key or secret: one whose message is never followed by the value."""
-    return PydanticCustomError("rule", "{text}", {"text": message})
+    return PydanticCustomError("secret", "{text}", {"text": message})
 
 
 Texts = str | tuple[str, ...]

@@ -9,7 +9,7 @@ from urllib.parse import unquote_plus
 
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers, make_field, mark_of
-from gatewright.telemetry.access_log import SECRET_PARAMETERS
+from gatewright.telemetry.secrets import parameter_is_secret
 
 AUTHORIZATION = b"authorization"
 BEARER = b"bearer"
@@ -40,9 +40,8 @@ def parse_place(text: str) -> Place:
         make_field(name, b"")  # a cookie's name is a token, as a field's is
         return Cookie(name)
     if kind == "query" and name:
-        if name.lower() not in SECRET_PARAMETERS:
-            known = ", ".join(sorted(each for each in SECRET_PARAMETERS if "token" in each or each == "jwt"))
-            raise ValueError(f"logs would show the parameter {name}: they hide the values of {known} and the like")
+        if not parameter_is_secret(name):
+            raise ValueError(f"logs would show the parameter {name}: those of jwt and access_token are hidden")
         return Query(name)
     raise ValueError('must be "authorization", "header:NAME", "cookie:NAME" or "query:NAME"')
 

@@ -51,7 +51,7 @@ class Held(NamedTuple):
 class Rule:
     """One limit of the plugin, ready to be asked."""
 
-    __slots__ = ("concurrent", "config", "key", "limit", "name", "quota", "told")
+    __slots__ = ("allowed", "concurrent", "config", "key", "limit", "limited", "name", "quota", "told")
 
     def __init__(self, config: LimitConfig, name: str) -> None:
         assert config.limit is not None
@@ -62,6 +62,14 @@ class Rule:
         self.concurrent = config.algorithm == "concurrency"
         self.told = not config.shadow  # clients learn nothing of what does not bind them
         self.limit = self.bound("")
+        self.allowed: Callable[[], None]  # counts; set at the start, as `limited`
+        self.limited: Callable[[], None]
+
+    def count_by(self, gateway: GatewayServices) -> None:
+        """Have the gateway count what is decided."""
+        mode = "enforced" if self.told else "shadow"
+        self.allowed = gateway.counter("ratelimit_allowed", limit=self.name)
+        self.limited = gateway.counter("ratelimit_limited", limit=self.name, mode=mode)
 
     def bound(self, place: str) -> Limit:
         """Return the limit, counted apart from those in other places unless it has a name."""
@@ -105,6 +113,8 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
 
     async def start(self) -> None:
         """Open the stores. A Redis that is down is no error."""
+        if not self._rules:
+            return
         self._stores = getattr(self.gateway, "stores", None)
         if self._stores is None:
             self._own = Stores(None, self.gateway.clock)
@@ -112,6 +122,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         place = self.place or repr(self.config)
         for rule in self._rules:
             rule.limit = rule.bound(place)
+            rule.count_by(self.gateway)
         if len({rule.config.by for rule in self._rules}) > 1:
             self._together = f"together {place}"
         self._shared = self._stores.shared
@@ -128,6 +139,8 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
     @property
     def on_request(self) -> Callable[[Exchange], Any]:
         """The hook: a plain one unless there is a Redis to wait for. The chain asks once, when it is compiled."""
+        if not self._rules:
+            return _let_pass
         stores: LimitStores | None = getattr(getattr(self, "gateway", None), "stores", None)
         return self._ask_embedded if stores is None or stores.redis is None else self._ask_redis
 
@@ -141,7 +154,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
             except StoreUnavailable as error:
                 return self._without_store(exchange, [(limit, key)], error)
             if verdict[0]:  # nothing else is to be found out: 1 us less than `_judge`
-                self.gateway.count("ratelimit_allowed", limit=rule.name)
+                rule.allowed()
                 exchange.state[self._mark] = (verdict,)
                 return None
             return self._judge(exchange, [(limit, key)], [verdict], self._shared, "")
@@ -167,7 +180,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
 
     def _without_store(self, exchange: Exchange, checks: list[Check], error: StoreUnavailable) -> Response | None:
         """Decide by `on_failure`. Counting locally means: on this machine if Redis fails, else in this process."""
-        self._count("ratelimit_store_errors", limit=self._rules[0].name)
+        self.gateway.count("ratelimit_store_errors", limit=self._rules[0].name)
         self._say("the limits' store fails (on_failure: %s): %s", self.config.on_failure, error)
         if self.config.on_failure == "local":
             assert self._stores is not None
@@ -198,13 +211,13 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
             if verdict[0]:
                 continue
             if not rule.told:
-                self._count("ratelimit_limited", limit=rule.name, mode="shadow")
+                rule.limited()
                 self._say("limit %s (shadow) would have refused request %s", rule.name, exchange.id)
             elif refusing is None or verdict[3] > wait:
                 refusing, wait = rule, verdict[3]
         exchange.state[self._mark] = verdicts
         if refusing is None:
-            self._count("ratelimit_allowed", limit=self._rules[0].name)
+            self._rules[0].allowed()
             if self._concurrent:
                 held = [
                     check
@@ -213,7 +226,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
                 ]
                 exchange.state[self._held_mark] = Held(held, store, lease)
             return None
-        self._count("ratelimit_limited", limit=refusing.name, mode="enforced")
+        refusing.limited()
         exchange.cause = f"limit {refusing.name}"
         seconds = _seconds(wait)
         what = "Too many requests at the same time" if refusing.concurrent else "Rate limit exceeded"
@@ -272,10 +285,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         else:
             held.store.release(held.lease)
 
-    # Numbers and words
-
-    def _count(self, name: str, **labels: str) -> None:
-        self.gateway.count(name, **labels)
+    # Words
 
     def _say(self, message: str, *args: Any) -> None:
         now = self.gateway.clock.now()
@@ -297,7 +307,13 @@ def _period_name(period: int) -> str:
     return _PERIOD_NAMES.get(period // SECOND, f"{period // SECOND}s")
 
 
+def _let_pass(exchange: Exchange) -> None:
+    """Do nothing."""
+
+
 def _rules(config: RateLimitConfig) -> list[Rule]:
+    if not config.enabled:
+        return []
     if not config.limits:
         return [Rule(config, config.name or "default")]
     rules: list[Rule] = []

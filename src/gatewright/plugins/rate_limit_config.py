@@ -199,6 +199,7 @@ class LimitConfig(PluginConfig):
 class RateLimitConfig(LimitConfig):
     """Limit how often, or how many at once: one limit, or several under `limits`."""
 
+    enabled: bool = Field(True, description="false frees a route of a farther `rate_limit`")
     limits: tuple[LimitConfig, ...] = Field((), max_length=16, description="Several limits; all must allow a request")
     on_failure: Literal["local", "open", "closed"] = Field(
         "local", description="While the store fails: count locally, let pass, or answer 503"
@@ -208,7 +209,7 @@ class RateLimitConfig(LimitConfig):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "RateLimitConfig":
-        if not self.limits and self.limit is None:
+        if not self.limits and self.limit is None and self.enabled:
             raise ValueError("needs `limit`, or several under `limits`")
         if self.limits:
             doubled = sorted(self.model_fields_set & set(LimitConfig.model_fields))

@@ -17,6 +17,7 @@ BUILT_IN = {
     "cache": "gatewright.plugins.cache.plugin:CachePlugin",
     "headers": "gatewright.plugins.headers:HeadersPlugin",
     "jwt": "gatewright.plugins.jwt:JwtPlugin",
+    "logging": "gatewright.plugins.logging:LoggingPlugin",
     "rate_limit": "gatewright.plugins.rate_limit:RateLimit",
     "transform": "gatewright.plugins.transform:TransformPlugin",
 }

@@ -53,6 +53,12 @@ class GatewayServices(Protocol):
         Names are words of letters, digits and underscores, and not those of the gateway's own metrics.
         """
 
+    def counter(self, name: str, **labels: str) -> Callable[[], None]:
+        """Return a function that does the same each time it is called, for who counts often: 0.05 us instead of 1.
+
+        The counter is there, with 0, from then on.
+        """
+
     def shared(self, key: str, factory: Callable[[], T]) -> T:
         """Return the one object that this process has for `key`; `factory` makes it, the first time.
 

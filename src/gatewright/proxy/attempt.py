@@ -80,7 +80,7 @@ class Attempt:
             assert isinstance(content, Pipe)
             if content.error is not None:
                 raise content.error
-            length = None if content.filters else request.content_length
+            length = None if content.reshaped else request.content_length
         service = self._service
         host = request.host
         if not host or service.host != "preserve":

@@ -57,7 +57,6 @@ class Call:
         service = route.service
         assert service is not None, "a route without a service makes no calls"
         self.service: Service = service
-        exchange.service = service.name
 
     def take_over(self, attempt: Attempt) -> None:
         """Go on with a first attempt that was counted in and sent already (`direct`)."""
@@ -109,12 +108,16 @@ class Call:
                 if not sent and not attempt.send(deadline, self._replayed):
                     attempt.send_on(_alive(await self._run), self._clock.now(), deadline)
                 response = await self._run
+                if exchange.trace is not None:
+                    exchange.trace.answered(self._clock.now(), response.status, type(response.content) is bytes)
                 if response.status < 400 or not await self._retries(None, response.status, deadline):
                     return self._accept(attempt, response)
             except GatewayError as exc:
                 if response is not None:
                     raise
                 error = in_time(exc, self._clock.now(), deadline, service.timeouts.total)
+                if exchange.trace is not None:
+                    exchange.trace.failed(self._clock.now(), error)
             except asyncio.CancelledError:
                 # A plugin's own time limit: what still comes of this attempt must not be taken for another's.
                 self._drop_attempt()
@@ -134,6 +137,8 @@ class Call:
             headers = headers.copy()
         exchange.attempts += 1
         exchange.target = target.name
+        if exchange.trace is not None:
+            exchange.trace.begin_attempt(target, now)
         attempt = self.attempt = Attempt(exchange, self.service, target, headers, self._run, now)
         return attempt
 

@@ -12,6 +12,7 @@ from gatewright.core.headers import (
     FORWARDING,
     REQUEST_WRITTEN,
     TE,
+    TRACE,
     UPGRADE,
     VIA,
     Headers,
@@ -32,8 +33,11 @@ def request_head(exchange: Exchange, headers: Headers, host: bytes, length: int 
     request = exchange.request
     peer = exchange.peer
     marks = headers.marks
+    trace = exchange.trace
     fields = headers.wire
-    if fields is None:
+    if trace is not None and marks & TRACE:
+        fields = headers.join(REQUEST_WRITTEN | TRACE)
+    elif fields is None:
         fields = headers.join(REQUEST_WRITTEN)
     url = exchange.rewritten or (request.path if request.query is None else request.url)
     client_host = request.host
@@ -46,6 +50,8 @@ def request_head(exchange: Exchange, headers: Headers, host: bytes, length: int 
         tail += "Transfer-Encoding: chunked\r\n"
     elif length or marks & CONTENT_LENGTH or request.chunked or request.method in _METHODS_WITH_BODY:
         tail += f"Content-Length: {length}\r\n"
+    if trace is not None:
+        tail += trace.fields()
     if marks & (TE | UPGRADE | EXPECT):
         tail += _negotiation(exchange, headers)
     line = f"{request.method} {url} HTTP/1.1\r\nHost: "

@@ -1,9 +1,9 @@
 """Running a chain's hooks: their errors, bodies that are buffered first, hooks that wait, filters of streams."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from gatewright.core.errors import GatewayError, Reason, RequestError, Retry, UpstreamError
 from gatewright.core.exchange import Exchange
@@ -15,6 +15,7 @@ from gatewright.plugins.base import AnyPlugin, Call, UpstreamAttempt
 from gatewright.plugins.chain import Chain, Hook, Step
 
 _log = logging.getLogger("gatewright.plugins")
+T = TypeVar("T")
 
 
 class PluginError(GatewayError):
@@ -28,13 +29,20 @@ def plugin_failed(hook: Hook | None, exchange: Exchange, error: BaseException) -
     """Log the traceback of a hook that raised and return the error that ends the exchange."""
     owner = getattr(hook, "__self__", None)
     name = getattr(owner, "name", "") or repr(hook)
-    _log.error("plugin %s failed in request %s", name, exchange.id, exc_info=error)
+    extra = {"request_id": exchange.id}
+    _log.error("plugin %s failed in request %s", name, exchange.id, exc_info=error, extra=extra)
     return PluginError(name, error)
+
+
+def _timed(hooks: Iterable[T], exchange: Exchange, phase: str) -> Iterable[T]:
+    """Return the hooks of a phase; where the exchange's trace is recorded, each is noted with its time."""
+    trace = exchange.trace
+    return hooks if trace is None or not trace.recording else trace.timed(hooks, phase)
 
 
 def call_plain(hooks: tuple[Hook, ...], exchange: Exchange) -> Response | None:
     """Call `def` request hooks in order; the first answer ends it."""
-    for hook in hooks:
+    for hook in _timed(hooks, exchange, "on_request"):
         try:
             response = hook(exchange)
         except GatewayError:
@@ -56,7 +64,7 @@ def _checked(hook: Hook, exchange: Exchange, response: Any) -> Response:
 async def run_request_steps(steps: tuple[Step, ...], exchange: Exchange, run: Run) -> Response | None:
     """Run request hooks of which some wait or want the body."""
     request = exchange.request
-    for step in steps:
+    for step in _timed(steps, exchange, "on_request"):
         request.readable = False
         if step.buffers and _wants(step.plugin.wants_body, exchange):
             await _buffer(request, step.plugin.max_body, exchange, run, _too_large)
@@ -79,7 +87,7 @@ async def run_request_steps(steps: tuple[Step, ...], exchange: Exchange, run: Ru
 
 async def run_response_steps(steps: tuple[Step, ...], exchange: Exchange, response: Response, run: Run) -> None:
     """Run response hooks of which some wait or want the body."""
-    for step in steps:
+    for step in _timed(steps, exchange, "on_response"):
         response.readable = not response.from_target
         if step.buffers and _wants(step.plugin.wants_response_body, exchange, response):
             await _buffer(response, step.plugin.max_body, exchange, run, _answer_too_large)
@@ -106,7 +114,7 @@ def _wants(hook: Hook, exchange: Exchange, *response: Response) -> bool:
 
 def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: Response) -> None:
     """Call `def` response hooks in order."""
-    for hook in hooks:
+    for hook in _timed(hooks, exchange, "on_response"):
         try:
             hook(exchange, response)
         except GatewayError:
@@ -117,7 +125,7 @@ def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: R
 
 def call_done(hooks: tuple[Hook, ...], exchange: Exchange) -> None:
     """Call done hooks; one that raises stops no other."""
-    for hook in hooks:
+    for hook in _timed(hooks, exchange, "on_done"):
         try:
             hook(exchange)
         except Exception as exc:
@@ -126,7 +134,7 @@ def call_done(hooks: tuple[Hook, ...], exchange: Exchange) -> None:
 
 async def run_upstream_steps(steps: tuple[Step, ...], exchange: Exchange, attempt: UpstreamAttempt) -> None:
     """Run the hooks before an attempt."""
-    for step in steps:
+    for step in _timed(steps, exchange, "on_upstream_request"):
         assert step.hook is not None
         try:
             result = step.hook(exchange, attempt)
@@ -138,6 +146,11 @@ async def run_upstream_steps(steps: tuple[Step, ...], exchange: Exchange, attemp
             raise plugin_failed(step.hook, exchange, exc) from exc
 
 
+def wants_around(plugins: tuple[AnyPlugin, ...], exchange: Exchange) -> bool:
+    """Tell whether any of `plugins` wants to surround this exchange's call."""
+    return any(_wants(plugin.wants_around, exchange) for plugin in plugins)
+
+
 def surround(plugins: tuple[AnyPlugin, ...], exchange: Exchange, call: Call) -> Call:
     """Return `call` inside the `around` of every plugin that wants this exchange, the first outermost."""
     for plugin in reversed([each for each in plugins if _wants(each.wants_around, exchange)]):
@@ -147,7 +160,8 @@ def surround(plugins: tuple[AnyPlugin, ...], exchange: Exchange, call: Call) -> 
 
 async def _around(plugin: AnyPlugin, exchange: Exchange, call: Call) -> Response:
     try:
-        response: object = await plugin.around(exchange, call)
+        for around in _timed((plugin.around,), exchange, "around"):
+            response: object = await around(exchange, call)
     except GatewayError:
         raise
     except Exception as exc:

@@ -38,8 +38,10 @@ from gatewright.proxy.hooks import (
     run_request_steps,
     run_response_steps,
     surround,
+    wants_around,
 )
 from gatewright.proxy.route import Generation, Route, Snapshot
+from gatewright.telemetry.tracing import Tracer
 from gatewright.upstream.balancers import SET_COOKIE
 from gatewright.upstream.breaker import State
 from gatewright.upstream.service import Service
@@ -66,14 +68,18 @@ class _Start:
     response: Response | None = None  # which a request hook gave
     target: Target | None = None  # which has been picked for the first attempt
     call: Call | None = None  # which has been sent
+    plain: bool = False  # nothing that is left of it waits for anything but the network
 
 
 class Proxy:
     """Answers exchanges by the present snapshot. `adopt` swaps it at any time: an exchange keeps its own."""
 
-    def __init__(self, snapshot: Snapshot, clock: Clock, telemetry: Telemetry | None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, clock: Clock, telemetry: Telemetry | None, tracer: Tracer | None = None
+    ) -> None:
         self.snapshot = snapshot
         self.telemetry = telemetry
+        self.tracer = tracer
         self._clock = clock
         self._earlier: list[Generation] = []  # of snapshots before, while they have exchanges
 
@@ -92,6 +98,8 @@ class Proxy:
     def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`."""
         snapshot = self.snapshot
+        if self.tracer is not None:
+            exchange.trace = self.tracer.begin(exchange)
         refusal: GatewayError | None = None
         try:
             match = snapshot.table.match(exchange.request)
@@ -100,6 +108,7 @@ class Proxy:
             exchange.params = match.params
             if route.split is not None:
                 route = route.split.choose()
+            exchange.service = route.service_name  # plugins of the request phase may ask
         except GatewayError as error:
             route, refusal = snapshot.unrouted, error
         route.generation.in_flight += 1
@@ -111,7 +120,7 @@ class Proxy:
         else:
             start = _Start(refusal)
         run = exchange.run = Run()
-        run.start(self._live(exchange, route, run, start), route.chain.needs_task)
+        run.start(self._live(exchange, route, run, start), route.chain.needs_task and not start.plain)
 
     # The short way (see `direct`)
 
@@ -124,24 +133,30 @@ class Proxy:
             return _Start()
         if content and route.body_limit and len(content) > route.body_limit:
             return _Start()
-        if chain.request:
+        if chain.request or chain.around:
             try:
                 response = call_plain(chain.request, exchange)
+                if response is None and chain.around and wants_around(chain.around, exchange):
+                    return _Start(asked=True)
             except GatewayError as error:
-                return _Start(error)
+                return _Start(error, plain=True)
             if response is not None:
-                return _Start(asked=True, response=response)
+                if type(response.content) is not bytes or response.status == 101:
+                    return _Start(asked=True, response=response, plain=True)
+                self._deliver(exchange, route, response)
+                return None
         now = exchange.started
         target = service.balancer.pick(service.targets, exchange, now)
         if target is None or (target.breaker is not None and target.breaker.state is not _CLOSED):
-            return _Start(asked=True, target=target)
+            return _Start(asked=True, target=target, plain=True)
         connection = target.pool.take(now)
         if connection is None:
-            return _Start(asked=True, target=target)
+            return _Start(asked=True, target=target, plain=True)
         service.in_flight += 1
-        exchange.service = service.name
         exchange.target = target.name
         exchange.attempts = 1
+        if exchange.trace is not None and exchange.trace.recording:
+            exchange.trace.begin_attempt(target, now)
         attempt = DirectAttempt(exchange, route, service, target, self)
         exchange.run = attempt
         try:
@@ -155,13 +170,12 @@ class Proxy:
 
     def finish(self, attempt: DirectAttempt, response: Response) -> None:
         """The answer is complete: judge, run the response phase, deliver."""
-        exchange, chain = attempt.exchange, attempt.route.chain
+        exchange = attempt.exchange
         service: Service = attempt.route.service
         target = attempt.target
-        now = attempt.connection.released_at
+        now = attempt.connection.released_at or self._clock.now()  # an application's call knows no clock
         exchange.upstream_seconds = now - attempt.started
         exchange.upstream_status = response.status
-        exchange.response = response
         breaker = target.breaker
         if response.status >= 500 or target.consecutive_failures or breaker is None:
             service.judge(target, response.status >= 500, now, attempt.started)
@@ -171,6 +185,12 @@ class Proxy:
         service.in_flight -= 1
         if exchange.kept is not None and SET_COOKIE in exchange.kept:
             response.headers.add("set-cookie", exchange.kept[SET_COOKIE])
+        self._deliver(exchange, attempt.route, response)
+
+    def _deliver(self, exchange: Exchange, route: Route, response: Response) -> None:
+        """Run the response phase over a complete answer, send it, and end the exchange."""
+        chain = route.chain
+        exchange.response = response
         if chain.response:
             try:
                 call_response_plain(chain.response, exchange, response)
@@ -182,7 +202,7 @@ class Proxy:
         except Exception as exc:  # a plugin has made of the answer what cannot be sent
             exchange.reason = self._understood(exchange, exc).reason
             exchange.downstream.abort(exchange)
-        self._end(exchange, attempt.route)
+        self._end(exchange, route)
 
     def hand_over(self, attempt: DirectAttempt) -> Run:
         """Let the long way go on with an attempt of the short one; return what waits for its outcome."""
@@ -190,12 +210,14 @@ class Proxy:
         run = exchange.run = Run()
         call = Call(exchange, attempt.route, run, self._clock)
         call.take_over(attempt)
-        run.start(self._live(exchange, attempt.route, run, _Start(call=call)))
+        run.start(self._live(exchange, attempt.route, run, _Start(call=call, plain=True)))
         return run
 
     def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
         """Return the answer to a request that could not be read, and its ID; the exchange is over with it."""
         exchange = Exchange(Request("", "", None, 1, b"", Headers()), peer, downstream, started)
+        if self.tracer is not None:
+            exchange.trace = self.tracer.begin(exchange)
         response = self._refusal(exchange, error)
         assert response is not None
         exchange.status = response.status
@@ -217,6 +239,8 @@ class Proxy:
         error: GatewayError | None = None
         try:
             try:
+                if chain.needs_task:
+                    run.check()  # the client may have gone before the Task began
                 if start.refusal is not None:
                     raise start.refusal
                 response = start.response
@@ -228,7 +252,7 @@ class Proxy:
                     if chain.request_chunks:
                         filter_request(chain, exchange)
                     call = call or Call(exchange, route, run, self._clock)
-                    if chain.around:
+                    if chain.around and not start.plain:
                         response = await surround(chain.around, exchange, call.run)()
                     else:
                         response = await call.run(start.target)
@@ -259,8 +283,6 @@ class Proxy:
     async def _before(self, exchange: Exchange, route: Route, run: Run) -> Response | None:
         """Run the request phase; a plugin may answer in it."""
         chain = route.chain
-        if chain.needs_task:
-            run.check()  # the client may have gone before the Task began
         if exchange.request.content or exchange.request.content_length != 0:
             self._limit_body(exchange, route)
         if chain.request_steps is not None:
@@ -319,7 +341,7 @@ class Proxy:
         try:
             self.telemetry.record(exchange, self._clock.now() - exchange.started)
         except Exception:  # a plugin's text that no encoder takes, say: one line is lost, no connection
-            _log.exception("request %s could not be recorded", exchange.id)
+            _log.exception("request %s could not be recorded", exchange.id, extra={"request_id": exchange.id})
 
     # Errors
 
@@ -332,7 +354,8 @@ class Proxy:
             if isinstance(cause, GatewayError):
                 return cause
             return GatewayError(Reason.DRAINING, "The gateway is shutting down")
-        _log.error("request %s failed by a defect of the gateway", exchange.id, exc_info=exc)
+        extra = {"request_id": exchange.id}
+        _log.error("request %s failed by a defect of the gateway", exchange.id, exc_info=exc, extra=extra)
         return GatewayError(Reason.INTERNAL_ERROR, "The gateway failed on this request", repr(exc))
 
     def _refusal(self, exchange: Exchange, error: GatewayError) -> Response | None:

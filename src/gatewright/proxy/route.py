@@ -50,11 +50,13 @@ class Route:
     generation: Generation = field(default_factory=Generation)  # one for all routes of a snapshot
     # Nothing on the route ever waits or wants to see a body: `direct` may serve it.
     direct: bool = field(init=False)
+    service_name: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         chain = self.chain
-        waits = chain.needs_task or chain.request_steps or chain.response_steps or chain.upstream
+        waits = chain.waits or chain.request_steps or chain.response_steps or chain.upstream
         chunks = chain.request_chunks or chain.response_chunks
+        object.__setattr__(self, "service_name", self.service.name if self.service is not None else None)
         object.__setattr__(self, "direct", self.service is not None and not waits and not chunks)
 
 

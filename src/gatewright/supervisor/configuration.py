@@ -18,7 +18,6 @@ from typing import Literal
 
 import msgspec
 
-from gatewright.admin.masking import names_secret
 from gatewright.control.errors import At, ConfigError, Problem
 from gatewright.control.fields import Address
 from gatewright.control.loader import Loaded, load
@@ -29,7 +28,7 @@ from gatewright.supervisor.crew import Crew, Plan, StartFailed
 from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare
 from gatewright.supervisor.process import WorkerLost, WorkerProcess
 from gatewright.supervisor.sockets import Listening, inherited_sockets, open_address
-from gatewright.upstream.target import Target
+from gatewright.telemetry.secrets import names_secret
 
 _log = logging.getLogger("gatewright.supervisor")
 PREPARE_SECONDS = 60.0
@@ -105,6 +104,10 @@ class Configurations:
             for listener, listening in zip(self.config.listeners, self._addresses.listeners.values(), strict=True)
         ]
 
+    def places(self) -> list[str]:
+        """Return host:port of each listener, in the order of the configuration."""
+        return [listening.place for listening in self._addresses.listeners.values()]
+
     @property
     def admin(self) -> Listening | None:
         """The admin API's socket; None: there is no admin API."""
@@ -115,13 +118,6 @@ class Configurations:
         """What the configuration was made from, users' code included: a change of any asks for a reload."""
         code = {Path(name) for worker in self._crew.workers for name in worker.files}
         return [*(self._loaded.files if self._loaded is not None else ()), *self._tried, *sorted(code)]
-
-    def targets(self) -> set[tuple[str, str]]:
-        """Return service and name of every target."""
-        services = self.config.services.items()
-        return {
-            (name, Target.from_url(target.url).name) for name, service in services for target in service.targets or ()
-        }
 
     def secrets(self) -> frozenset[str]:
         """Return what variables hold that went into the configuration and whose names say that they are secret."""
@@ -216,6 +212,7 @@ class Configurations:
         asked = [worker.prepare(message, PREPARE_SECONDS) for worker in workers]
         for worker, answer in zip(workers, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, TimeoutError):
+                self._crew.replace(worker)  # what holds it up may do so for ever
                 return self.errors_of(
                     loaded, [], f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
                 )
@@ -267,7 +264,8 @@ class Configurations:
             except OSError as error:
                 _close(addresses.opened)
                 reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
-                raise StartFailed([Fault(path, f"cannot listen on {bind}: {reason}")]) from error
+                hint = "; `admin: false` turns the admin API off" if path[0] == "admin" else ""
+                raise StartFailed([Fault(path, f"cannot listen on {bind}: {reason}{hint}")]) from error
             addresses.opened.append(now[key])
         return addresses
 

@@ -11,9 +11,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from gatewright.core.tasks import spawn
+from gatewright.core.tasks import background, spawn
+from gatewright.supervisor.folder import SharedFolder
 from gatewright.supervisor.launch import Launched
-from gatewright.supervisor.messages import Configure, Drain, Fault, Message, Report, Row, SetTarget
+from gatewright.supervisor.messages import (
+    Configure,
+    Discovered,
+    Drain,
+    Fault,
+    Message,
+    Publish,
+    Report,
+    Row,
+    SetTarget,
+    SetTargets,
+)
 from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
 from gatewright.supervisor.sockets import Listening
 from gatewright.telemetry.totals import Totals
@@ -26,6 +38,7 @@ _ASK_SECONDS = 1.0
 _LEAVING_GRACE = 3600.0  # one worker fewer is no reason to break streams off
 _OUTDATED_GRACE = 30.0
 _OVERDUE = 5.0
+_STUCK_SECONDS = 60.0  # a worker says something at least once a second
 
 
 @dataclass(slots=True)
@@ -77,9 +90,11 @@ class Crew:
         self.plan: Plan | None = None
         self.restarts = 0
         self._changed = changed
+        self._folder = SharedFolder()
         self._slots: list[_Slot] = []
         self._leaving: set[WorkerProcess] = set()
         self._states: dict[tuple[str, str], Row] = {}
+        self._discovered: dict[str, Discovered] = {}
 
     # Who is there
 
@@ -103,7 +118,7 @@ class Crew:
         """Take the first process, which was started before there was a plan. Raises WorkerLost."""
         slot = _Slot(0)
         self._slots.append(slot)
-        slot.worker = WorkerProcess(0, self._reported, self._ended)
+        slot.worker = WorkerProcess(0, self._told, self._ended)
         await slot.worker.spawn(launched)
 
     async def start(self, plan: Plan) -> None:
@@ -123,12 +138,14 @@ class Crew:
     async def _fill(self, slot: _Slot) -> None:
         """Put a serving worker into the slot. Raises StartFailed, WorkerLost, TimeoutError, OSError."""
         if slot.worker is None:
-            slot.worker = WorkerProcess(slot.index, self._reported, self._ended)
+            slot.worker = WorkerProcess(slot.index, self._told, self._ended)
             await slot.worker.spawn()
         worker, plan = slot.worker, self.plan
         assert plan is not None
         counts, sockets = plan.give(worker)
-        message = Configure(plan.data, plan.base_dir, plan.version, list(self._states.values()), counts)
+        states, discovered = list(self._states.values()), list(self._discovered.values())
+        folder = str(self._folder.path)
+        message = Configure(plan.data, plan.base_dir, folder, plan.version, states, discovered, counts)
         started = await worker.start(message, sockets, START_SECONDS)
         if started.faults or started.error:
             worker.state = State.DRAINING
@@ -137,7 +154,7 @@ class Crew:
         worker.version = plan.version
         worker.state = State.READY
         if self.plan is not plan:
-            self._outdated(worker)
+            self.replace(worker)
         self._changed()
 
     async def _keep(self, slot: _Slot) -> None:
@@ -171,8 +188,13 @@ class Crew:
 
     # While they run
 
-    def _reported(self, worker: WorkerProcess, report: Report) -> None:
-        self.totals.update(str(worker.key), report.rows)
+    def _told(self, worker: WorkerProcess, message: Report | Publish) -> None:
+        if isinstance(message, Report):
+            self.totals.update(str(worker.key), message.rows)
+            return
+        for other in self.workers:
+            if other is not worker:
+                other.send(message)
 
     def _ended(self, worker: WorkerProcess) -> None:
         self.totals.retire(str(worker.key))
@@ -198,13 +220,19 @@ class Crew:
         self._states[row.service, row.target] = row
         self.tell(SetTarget(row))
 
+    def set_targets(self, discovered: Discovered) -> None:
+        """Tell every worker of a service's instances, those that will come as well."""
+        self._discovered[discovered.service] = discovered
+        self.tell(SetTargets(discovered))
+
     def state_of(self, service: str, target: str) -> Row:
         """Return what was last set of a target."""
         return self._states.get((service, target)) or Row(service, target)
 
-    def forget_targets(self, known: set[tuple[str, str]]) -> None:
-        """Keep only the states of these targets: the others are in no configuration any more."""
+    def forget_targets(self, known: set[tuple[str, str]], services: Collection[str]) -> None:
+        """Keep only what is known of these targets and services: there are no others any more."""
         self._states = {key: row for key, row in self._states.items() if key in known}
+        self._discovered = {name: found for name, found in self._discovered.items() if name in services}
 
     async def refresh(self) -> None:
         """Have every worker's numbers as they are now; those of one that does not answer are as old as its last."""
@@ -222,7 +250,7 @@ class Crew:
         self.plan = plan
         for worker in self.ready:
             if worker not in prepared:
-                self._outdated(worker)
+                self.replace(worker)
         while len(self._slots) > plan.workers:
             self._leave(self._slots.pop(), _LEAVING_GRACE)
         while len(self._slots) < plan.workers:
@@ -230,19 +258,43 @@ class Crew:
             self._slots.append(slot)
             slot.task = spawn(self._keep(slot))
 
-    def _outdated(self, worker: WorkerProcess) -> None:
-        """End a worker that was being started while the configuration changed; its place is filled again."""
+    def replace(self, worker: WorkerProcess) -> None:
+        """End a worker that has not the present configuration, or is of no more use; its place is filled again."""
+        self._see_off(worker, _OUTDATED_GRACE)
+
+    def _see_off(self, worker: WorkerProcess, grace: float) -> None:
+        """Have a worker end within `grace` seconds; one that is not gone a little later is killed."""
         worker.state = State.DRAINING
-        worker.send(Drain(_OUTDATED_GRACE))
+        worker.send(Drain(grace))
+        background(self._bury(worker, grace + _OVERDUE))
+
+    async def _bury(self, worker: WorkerProcess, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await worker.gone.wait()
+        except TimeoutError:
+            _log.error("worker %d (pid %d) does not end and is killed", worker.index, worker.pid)
+            worker.kill()
+
+    async def look_after(self) -> None:
+        """Kill workers whose event loop stands still, blocked by a plugin: their clients would wait for ever."""
+        while True:
+            await asyncio.sleep(_STUCK_SECONDS / 10)
+            for worker in self.ready:
+                if worker.silent_for() > _STUCK_SECONDS:
+                    _log.error(
+                        "worker %d (pid %d) has stood still for %g s and is killed: does a plugin block?",
+                        worker.index, worker.pid, _STUCK_SECONDS,
+                    )  # fmt: skip
+                    worker.kill()
 
     def _leave(self, slot: _Slot, grace: float) -> None:
         if slot.task is not None:
             slot.task.cancel()
         worker, slot.worker = slot.worker, None
         if worker is not None and not worker.gone.is_set():
-            worker.state = State.DRAINING
             self._leaving.add(worker)
-            worker.send(Drain(grace))
+            self._see_off(worker, grace)
 
     def dismiss(self, grace: float) -> None:
         """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""
@@ -262,7 +314,8 @@ class Crew:
         if waits:
             await asyncio.wait(waits)
 
-    def kill(self) -> None:
-        """End all at once."""
+    def close(self) -> None:
+        """End all at once, and what they shared."""
         for worker in self.workers:
             worker.kill()
+        self._folder.remove()

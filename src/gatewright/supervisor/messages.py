@@ -25,6 +25,14 @@ class Row(msgspec.Struct, array_like=True):
     weight: int | None = None
 
 
+class Discovered(msgspec.Struct, array_like=True):
+    """The instances of a service, by what the configuration of this identity looks for (`control.discovery`)."""
+
+    service: str
+    identity: str
+    instances: list[tuple[str, int]]  # URL and weight
+
+
 class Fault(msgspec.Struct, array_like=True):
     """Something wrong with a configuration that only a worker can see (`control.errors.Problem`)."""
 
@@ -44,8 +52,10 @@ class Configure(Message, tag="configure"):
 
     data: dict[str, Any]
     base_dir: str
+    folder: str  # where the workers keep what they share
     version: str
     targets: list[Row]
+    discovered: list[Discovered]
     sockets: list[tuple[int, int]]
 
 
@@ -77,6 +87,12 @@ class SetTarget(Message, tag="set_target"):
     row: Row
 
 
+class SetTargets(Message, tag="set_targets"):
+    """A service's instances have changed."""
+
+    discovered: Discovered
+
+
 class Ask(Message, tag="ask"):
     """Report now; the Report carries `number`."""
 
@@ -91,6 +107,13 @@ class Drain(Message, tag="drain"):
     """Accept no more, finish within `grace` seconds, exit."""
 
     grace: float
+
+
+class Publish(Message, tag="publish"):
+    """What a plugin tells all workers (`plugins.services`); the supervisor passes a worker's on to the others."""
+
+    topic: str
+    content: Any
 
 
 # From a worker
@@ -135,7 +158,8 @@ class Report(Message, tag="report"):
     connections: int
     in_flight: int
     targets: list[dict[str, Any]]
+    lag: float = 0.0  # seconds by which the event loop was late
 
 
-FromSupervisor = Configure | Prepare | Commit | Abort | SetTarget | Ask | Reopen | Drain
-FromWorker = Hello | Started | Prepared | Committed | Report
+FromSupervisor = Configure | Prepare | Commit | Abort | SetTarget | SetTargets | Ask | Reopen | Publish | Drain
+FromWorker = Hello | Started | Prepared | Committed | Report | Publish

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
@@ -28,6 +29,7 @@ from gatewright.supervisor.messages import (
     Hello,
     Message,
     Prepared,
+    Publish,
     Report,
     Started,
 )
@@ -51,12 +53,12 @@ class WorkerLost(Exception):
 
 
 class WorkerProcess:
-    """A worker. `reported` is called with each report, `ended` once when the process is gone."""
+    """A worker. `told` is called with what it says unasked, `ended` once when the process is gone."""
 
     def __init__(
         self,
         index: int,
-        reported: Callable[["WorkerProcess", Report], None],
+        told: Callable[["WorkerProcess", Report | Publish], None],
         ended: Callable[["WorkerProcess"], None],
     ) -> None:
         """`index` is its place among the workers, from 0."""
@@ -67,9 +69,10 @@ class WorkerProcess:
         self.report: Report | None = None
         self.held: set[socket.socket] = set()  # listening sockets that it was given
         self.gone = asyncio.Event()
+        self._heard = time.monotonic()
         self.key = next(_keys)  # never used again, as a pid may be
         self.files: list[str] = []  # of users' code that its configuration depends on
-        self._reported = reported
+        self._told = told
         self._ended = ended
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[FromWorker] | None = None
@@ -111,6 +114,10 @@ class WorkerProcess:
             self._channel.close()
         self.gone.set()
         self._ended(self)
+
+    def silent_for(self) -> float:
+        """Return for how many seconds it has said nothing."""
+        return time.monotonic() - self._heard
 
     # Messages
 
@@ -165,7 +172,10 @@ class WorkerProcess:
         number = getattr(message, "number", 0)
         if isinstance(message, Report):
             self.report = message
-            self._reported(self, message)
+            self._heard = time.monotonic()
+            self._told(self, message)
+        elif isinstance(message, Publish):
+            self._told(self, message)
         elif isinstance(message, Started | Prepared):
             self.files = message.files or self.files
         future = self._answers.pop((type(message), number), None)

@@ -1,7 +1,7 @@
 """The admin API's server inside the supervisor: which socket and token it has now, also over reloads.
 
-FastAPI and uvicorn take longer to import than the rest of the gateway to start, so they are imported only where there
-is an admin API, and while the workers start.
+FastAPI and uvicorn take as long to import as the rest of the gateway to start, so they are imported only where there is
+an admin API, and once the workers serve.
 """
 
 import asyncio

@@ -12,19 +12,24 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 
-from gatewright.app import ConfigurationError, StartError
-from gatewright.control.probing import Probes
+from gatewright.control.discovery.discovery import READY_SECONDS
+from gatewright.control.discovery.registration import Places, Registration
+from gatewright.control.discovery.wanted import Found
+from gatewright.control.errors import ConfigurationError, StartError
+from gatewright.control.logs import use_own_log
+from gatewright.control.tracking import Tracking
 from gatewright.core.clock import SystemClock
 from gatewright.core.tasks import background, spawn
 from gatewright.supervisor.configuration import Configurations, Outcome, Trigger
 from gatewright.supervisor.crew import Crew, StartFailed
 from gatewright.supervisor.launch import Launched
-from gatewright.supervisor.messages import Reopen, Row
+from gatewright.supervisor.messages import Discovered, Reopen, Row
 from gatewright.supervisor.notify import Notifier
 from gatewright.supervisor.operations import SupervisorOperations
 from gatewright.supervisor.process import WorkerLost
 from gatewright.supervisor.serving import AdminServing
 from gatewright.supervisor.watch import Watch
+from gatewright.telemetry.own_log import OwnLog
 from gatewright.telemetry.totals import Totals
 
 _log = logging.getLogger("gatewright.supervisor")
@@ -42,7 +47,7 @@ class Phase(Enum):
 class Supervisor:
     """One gateway: a configuration file, and the processes that serve it."""
 
-    def __init__(self, path: Path, first: Launched, announce: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, first: Launched, announce: Callable[[str], None], own_log: OwnLog) -> None:
         """`first` is the process of the first worker, `announce` gets a line for each address that is served. Made in a
         running loop.
         """
@@ -52,13 +57,18 @@ class Supervisor:
         self.totals = Totals()
         self.crew = Crew(self.totals, self._crew_changed)
         self.configurations = Configurations(path, self.crew)
-        self.probes = Probes(self._probed, SystemClock())
+        self.tracking = Tracking(self._probed, self._found, SystemClock())
+        self._registration = Registration(SystemClock())
         self._admin = AdminServing(SupervisorOperations(self))
+        self._known_as_ready = False
         self._announce = announce
+        self._own_log = own_log
         self._watch = Watch()
         self._watch.set([path])
         self._notifier = Notifier()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._asked = False  # by SIGHUP, for a reload that has not begun
+        self._one_by_one = asyncio.Lock()
 
     async def run(self) -> None:
         """Serve until a signal ends it. Raises ConfigurationError and StartError."""
@@ -68,15 +78,16 @@ class Supervisor:
         watching: asyncio.Task[None] | None = None
         try:
             await self._start()
-            watching = spawn(self._watch_files())
+            watching = spawn(self._look_around())
             await self._serve()
             watching.cancel()
             await self._stop()
         finally:
             if watching is not None:
                 watching.cancel()
-            self.probes.stop()
-            self.crew.kill()
+            self.tracking.stop()
+            self._registration.stop()
+            self.crew.close()
             await self._admin.close()
             self.configurations.close()
 
@@ -95,21 +106,39 @@ class Supervisor:
             raise StartError(f"a worker process cannot be started: {error}") from error
         if loaded.config is None:
             raise ConfigurationError(loaded.errors)
+        use_own_log(self._own_log, loaded.config)
         try:
-            imported = spawn(self._admin.load()) if loaded.config.admin is not None else None
+            self.tracking.update(loaded.config)  # it asks while the workers start
             await configurations.start(loaded)
-            if imported is not None:
-                await imported
         except StartFailed as error:
             faults = configurations.errors_of(loaded, error.faults)
             raise (ConfigurationError(faults) if faults else StartError(str(error))) from error
         self.phase = Phase.READY
-        await self._settle()
         for url in configurations.urls():
             self._announce(f"listening on {url}")
+        # Only now: what the admin API needs takes as long to import as a worker to start, and clients come first.
+        if configurations.admin is not None:
+            await self._admin.load()
+        await self._settle()
         if configurations.admin is not None:
             self._announce(f"admin API on http://{configurations.admin.place}")
-        self._notifier.ready()
+        background(self._tell_ready())
+
+    async def _tell_ready(self) -> None:
+        """Tell systemd and Consul once it is ready: a service whose instances nobody knows yet could not serve."""
+        await self.tracking.discovery.answered(READY_SECONDS)
+        if self.phase is Phase.READY:
+            self._notifier.ready()
+            self._known_as_ready = True
+            self._register()
+
+    def _register(self) -> None:
+        """Have the gateway's entry in Consul as the configuration says."""
+        configurations = self.configurations
+        admin = configurations.admin
+        tls = configurations.config.listeners[0].tls is not None
+        places = Places(configurations.places()[0], tls, admin.place if admin is not None else None)
+        self._registration.update(configurations.config, places)
 
     # While it runs
 
@@ -117,17 +146,27 @@ class Supervisor:
         """Do what signals say, until one says to end."""
         while (number := await self._signals.get()) not in _ENDING:
             if number == signal.SIGHUP:
-                background(self.reload("signal"))
+                if not self._asked:  # any number of signals before it begins ask for one reload
+                    self._asked = True
+                    background(self._reload_by_signal())
             else:
                 self.crew.tell(Reopen())
+
+    async def _reload_by_signal(self) -> None:
+        async with self._one_by_one:
+            self._asked = False
+            await self.reload("signal")
 
     async def reload(
         self, trigger: Trigger, text: str | None = None, expected: str | None = None, save: bool = False
     ) -> Outcome:
         """Go over to the file as it is now, or to `text`; nothing changes if that cannot be had.
 
-        Raises VersionChanged, see `Configurations.reload`.
+        Raises VersionChanged, see `Configurations.reload`. Whoever asked may be cancelled: a reload is not left half done.
         """
+        return await asyncio.shield(spawn(self._reload(trigger, text, expected, save)))
+
+    async def _reload(self, trigger: Trigger, text: str | None, expected: str | None, save: bool) -> Outcome:
         self._notifier.reloading()
         self._watch.accept()
         try:
@@ -142,10 +181,17 @@ class Supervisor:
     async def _settle(self) -> None:
         """Follow the configuration with what is not the workers' part of it."""
         configurations = self.configurations
-        self.probes.update(configurations.config)
-        self.crew.forget_targets(configurations.targets())
+        config = configurations.config
+        use_own_log(self._own_log, config)
+        self.tracking.update(config)
+        self.crew.forget_targets(self.tracking.names(config), config.services)
         self._watch.set(configurations.files)
         await self._admin.serve(configurations.config.admin, configurations.admin)
+        if self._known_as_ready and self.phase is Phase.READY:
+            self._register()
+
+    async def _look_around(self) -> None:
+        await asyncio.gather(self._watch_files(), self.crew.look_after())
 
     async def _watch_files(self) -> None:
         while True:
@@ -155,6 +201,10 @@ class Supervisor:
 
     def _probed(self, service: str, target: str, healthy: bool) -> None:
         self.crew.set_target(Row(service, target, healthy=healthy))
+
+    def _found(self, found: Found) -> None:
+        instances = [(each.url, each.weight) for each in found.instances]
+        self.crew.set_targets(Discovered(found.service, found.identity, instances))
 
     def _crew_changed(self) -> None:
         if self.phase is Phase.READY and not self.crew.ready:
@@ -177,7 +227,7 @@ class Supervisor:
             await self._drain(0, 0)
 
     async def _drain(self, delay: float, grace: float) -> None:
-        await asyncio.sleep(delay)
+        await asyncio.gather(asyncio.sleep(delay), self._registration.leave())
         self.crew.dismiss(grace)
         self.configurations.close_listeners()  # the workers have their own, and accept what waits there
         await self.crew.ended(grace)

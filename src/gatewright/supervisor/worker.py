@@ -23,7 +23,9 @@ from typing import Any
 import uvloop
 
 from gatewright.app import Gateway, StartError
+from gatewright.control.discovery.wanted import Found, Instance
 from gatewright.control.loader import check_data
+from gatewright.control.logs import use_own_log
 from gatewright.control.snapshot import SnapshotError
 from gatewright.core.tasks import spawn
 from gatewright.plugins import registry
@@ -35,26 +37,31 @@ from gatewright.supervisor.messages import (
     Commit,
     Committed,
     Configure,
+    Discovered,
     Drain,
     Fault,
     FromSupervisor,
     Hello,
     Prepare,
     Prepared,
+    Publish,
     Reopen,
     Report,
     Row,
     SetTarget,
+    SetTargets,
     Started,
 )
 from gatewright.telemetry.counters import Counters
-from gatewright.telemetry.own_log import start_own_log
+from gatewright.telemetry.lag import LoopLag
+from gatewright.telemetry.own_log import OwnLog, start_own_log
 
 _log = logging.getLogger("gatewright.worker")
 REPORT_SECONDS = 0.25
 _QUIET_REPORTS = 4  # without news, every fourth report is sent
 ORPHAN_GRACE = 3.0  # for what is under way when the supervisor has died
 _GRACE = 30.0
+_LAST_WORDS = 1.0
 _FILES = 65536
 _GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare ones of plugins rarely
 
@@ -62,10 +69,13 @@ _GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare on
 class Worker:
     """The worker's side of the channel, and the gateway that it drives."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, own_log: OwnLog) -> None:
+        self._own_log = own_log
         self._counters = Counters()
+        self._lag = LoopLag()
         self._gateway: Gateway | None = None
         self._prepared: tuple[int, Any] | None = None
+        self._early: list[SetTarget | SetTargets] = []  # that came before the gateway was up
         self._jobs: asyncio.Queue[tuple[Any, list[socket.socket]]] = asyncio.Queue()
         self._over = asyncio.Event()
         self._told = asyncio.Event()  # how long the end may take
@@ -78,6 +88,7 @@ class Worker:
         """Serve until told to stop; return the exit code."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
         self._channel.send(Hello(VERSION, installed_version("gatewright"), os.getpid()))
+        self._lag.start()
         working, reporting, over = spawn(self._work()), spawn(self._report_often()), spawn(self._over.wait())
         await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
         failed = working.done()
@@ -89,6 +100,7 @@ class Worker:
         if self._gateway is not None:
             await self._stop(self._gateway)
         reporting.cancel()
+        self._lag.stop()
         while self._report(0):
             pass
         await self._channel.flushed(1.0)
@@ -110,16 +122,26 @@ class Worker:
     # Messages
 
     def _received(self, message: FromSupervisor, sockets: list[socket.socket]) -> None:
-        if isinstance(message, SetTarget):
-            self._set_target(message.row)
+        if isinstance(message, SetTarget | SetTargets):
+            if self._gateway is None:
+                self._early.append(message)
+            elif isinstance(message, SetTarget):
+                _set_target(self._gateway, message.row)
+            else:
+                self._gateway.set_targets(_found(message.discovered))
         elif isinstance(message, Ask):
             self._report(message.number)
         elif isinstance(message, Reopen):
             if self._gateway is not None:
                 self._gateway.reopen_logs()
+        elif isinstance(message, Publish):
+            if self._gateway is not None:
+                self._gateway.services.hear(message.topic, message.content)
         elif isinstance(message, Drain):
             self._end_within(message.grace)
         else:
+            if isinstance(message, Configure):
+                self._early.clear()  # it holds all that was told before it
             self._jobs.put_nowait((message, sockets))
 
     def _lost(self, error: Exception | None) -> None:
@@ -145,12 +167,6 @@ class Worker:
             elif isinstance(message, Abort):
                 await self._abort(message.number)
 
-    def _set_target(self, row: Row) -> None:
-        if self._gateway is not None:
-            self._gateway.set_target(
-                row.service, row.target, healthy=row.healthy, draining=row.draining, weight=row.weight
-            )
-
     # The configuration
 
     async def _configure(self, message: Configure, sockets: list[socket.socket]) -> None:
@@ -159,7 +175,11 @@ class Worker:
         if config is None or problems:
             self._channel.send(Started(_faults(problems)))
             return
-        gateway = Gateway(config, base_dir, probe=False, counters=self._counters)
+        use_own_log(self._own_log, config)
+        gateway = Gateway(config, base_dir, probe=False, counters=self._counters, folder=Path(message.folder))
+        gateway.services.links.relay = lambda topic, content: self._channel.send(Publish(topic, content))
+        for discovered in message.discovered:
+            gateway.set_targets(_found(discovered))
         shared = _by_listener(message.sockets, sockets)
         try:
             await gateway.start([shared.get(index, []) for index in range(len(config.listeners))])
@@ -171,7 +191,10 @@ class Worker:
             return
         self._gateway = gateway
         for row in message.targets:
-            self._set_target(row)
+            _set_target(gateway, row)
+        early, self._early = self._early, []
+        for each in early:
+            self._received(each, [])
         self._channel.send(Started([], files=_texts(gateway.files)))
 
     async def _prepare(self, message: Prepare) -> None:
@@ -184,10 +207,11 @@ class Worker:
             self._channel.send(Prepared(message.number, _faults([error.problem]), files=_texts(error.files)))
             return
         except StartError as error:
-            self._channel.send(Prepared(message.number, [], str(error)))
+            self._channel.send(Prepared(message.number, [], str(error), _texts(self._gateway.tried)))
             return
         if prepared is None:
-            self._channel.send(Prepared(message.number, _faults(problems)))
+            files = _texts(self._gateway.tried)
+            self._channel.send(Prepared(message.number, _faults(problems), files=files))
             return
         self._prepared = (message.number, prepared)
         self._channel.send(Prepared(message.number, [], files=_texts(prepared.files)))
@@ -198,6 +222,7 @@ class Worker:
         assert prepared is not None
         assert prepared[0] == message.number
         await self._gateway.commit(prepared[1], _by_listener(message.sockets, sockets))
+        use_own_log(self._own_log, self._gateway.config)
         self._channel.send(Committed(message.number))
 
     async def _abort(self, number: int | None) -> None:
@@ -221,6 +246,7 @@ class Worker:
         """
         gateway = self._gateway
         self._counters.lines_dropped = gateway.lines_dropped if gateway is not None else 0
+        self._counters.spans_dropped = gateway.spans_dropped if gateway is not None else 0
         rows = self._counters.changes()
         targets = gateway.target_states() if gateway is not None else []
         connections = gateway.connections if gateway is not None else 0
@@ -232,8 +258,17 @@ class Worker:
                 return False
         self._silent = 0
         self._last = now
-        self._channel.send(Report(number or 0, rows, connections, in_flight, targets))
+        self._channel.send(Report(number or 0, rows, connections, in_flight, targets, self._lag.worst))
         return bool(rows)
+
+
+def _set_target(gateway: Gateway, row: Row) -> None:
+    gateway.set_target(row.service, row.target, healthy=row.healthy, draining=row.draining, weight=row.weight)
+
+
+def _found(discovered: Discovered) -> Found:
+    instances = tuple(Instance(url, weight) for url, weight in discovered.instances)
+    return Found(discovered.service, discovered.identity, instances)
 
 
 def _faults(problems: Sequence[Any]) -> list[Fault]:
@@ -270,12 +305,15 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _run(sock: socket.socket) -> int:
+async def _run(sock: socket.socket, own_log: OwnLog) -> None:
     # What the imports made will never be garbage; without this every full collection walks all of it.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 50)
-    return await Worker(sock).run()
+    code = await Worker(sock, own_log).run()
+    own_log.wait(_LAST_WORDS)
+    # Not by way of the interpreter's end: that waits for threads, and one may be held by users' code for ever.
+    os._exit(code)
 
 
 def main() -> None:
@@ -288,10 +326,9 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(sock.dup(),), name="gatewright-watchdog", daemon=True).start()
     _raise_file_limit()
     try:
-        code = uvloop.run(_run(sock))
+        uvloop.run(_run(sock, own_log))
     finally:
-        own_log.wait(1.0)
-    raise SystemExit(code)
+        own_log.wait(_LAST_WORDS)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,25 @@
-"""The access log: one JSON line an exchange, without headers and without query values that may be secrets."""
+"""The access log: one line an exchange, without query values that may be secrets.
 
+It owns the line's fields; how a line looks to people, `human` says. What messages hold is there only if a plugin has
+left it (DETAILS). The recorder calls it.
+"""
+
+import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
-from urllib.parse import unquote_plus
+from typing import Any, Protocol
 
 import msgspec
 
 from gatewright.core.clock import Clock
 from gatewright.core.exchange import Exchange
+from gatewright.telemetry.secrets import redact_query
 
-SECRET_PARAMETERS = frozenset(
-    [
-        "access_token",
-        "api_key",
-        "apikey",
-        "assertion",
-        "auth",
-        "authorization",
-        "client_secret",
-        "code",
-        "credential",
-        "id_token",
-        "jwt",
-        "key",
-        "passwd",
-        "password",
-        "pwd",
-        "refresh_token",
-        "secret",
-        "session",
-        "sessionid",
-        "sig",
-        "signature",
-        "token",
-        "x-amz-credential",
-        "x-amz-security-token",
-        "x-amz-signature",
-        "x-goog-signature",
-    ]
-)
-_HIDDEN = "[redacted]"
+_log = logging.getLogger("gatewright.log")
+# Where an exchange's `state` has what is told of its messages: a callable that takes it, and returns a dict with
+# `request` and `response`. It is asked only if a line is written.
+DETAILS = "log"
+CACHE = "cache"  # and what the cache did
 
 
 class Sink(Protocol):
@@ -74,22 +54,29 @@ class Line(msgspec.Struct, omit_defaults=True):
     upstream_duration_ms: float | None = None
     consumer: str | None = None
     tls_version: str | None = None
+    cache_status: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
     reason: str | None = None
     cause: str | None = None
+    request: dict[str, Any] | None = None
+    response: dict[str, Any] | None = None
 
 
 class AccessLog:
     """Writes a line for each exchange that is over."""
 
-    def __init__(self, sink: Sink, clock: Clock) -> None:
+    def __init__(self, sink: Sink, clock: Clock, render: Callable[[Line], bytes] | None = None) -> None:
+        """`render` makes bytes of a line, by default JSON."""
         self._sink = sink
         self._clock = clock
-        self._encode = msgspec.json.Encoder().encode
+        self._render = render or msgspec.json.Encoder().encode
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         """Write the line of an exchange that lasted `seconds`."""
         request = exchange.request
         upstream = exchange.upstream_seconds
+        trace = exchange.trace
         began = datetime.fromtimestamp(self._clock.wall() - seconds, UTC)
         line = Line(
             time=began.isoformat(timespec="milliseconds"),
@@ -114,19 +101,25 @@ class AccessLog:
             upstream_duration_ms=round(upstream * 1000, 3) if upstream else None,
             consumer=exchange.consumer.name if exchange.consumer is not None else None,
             tls_version=exchange.peer.tls_version,
+            trace_id=trace.trace_id if trace is not None else None,
+            span_id=trace.span_id if trace is not None else None,
             reason=exchange.reason,
             cause=exchange.cause or None,
         )
-        self._sink.write(self._encode(line) + b"\n")
+        if exchange.kept is not None:
+            _add_what_is_kept(line, exchange, exchange.kept)
+        self._sink.write(self._render(line) + b"\n")
 
 
-def redact_query(query: str | None) -> str | None:
-    """Return `query` with the values of parameters whose names are known for secrets replaced."""
-    if not query or "=" not in query:
-        return query
-    pairs = []
-    for pair in query.split("&"):
-        name, equals, _ = pair.partition("=")
-        secret = equals and unquote_plus(name).lower() in SECRET_PARAMETERS
-        pairs.append(f"{name}={_HIDDEN}" if secret else pair)
-    return "&".join(pairs)
+def _add_what_is_kept(line: Line, exchange: Exchange, kept: dict[str, Any]) -> None:
+    """Add what plugins have left. What they get wrong costs the addition, not the line."""
+    status = kept.get(CACHE)
+    if isinstance(status, str):
+        line.cache_status = status
+    details = kept.get(DETAILS)
+    if details is not None:
+        try:
+            told = details(exchange)
+            line.request, line.response = told.get("request"), told.get("response")
+        except Exception:
+            _log.exception("what request %s held cannot be logged", exchange.id, extra={"request_id": exchange.id})

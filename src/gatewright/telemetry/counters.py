@@ -1,4 +1,4 @@
-"""What one worker counts: plain integers and floats in lists, one list for each (route, service, method, status).
+"""What one worker counts: plain numbers in lists, one list for each (route, service, method, status, scheme).
 
 It owns the layout of the rows and the bounds of their labels: nothing that a client sends can make a row without end.
 It knows neither the channel that the rows travel on nor what is made of them. The recorder calls `record` at the end of
@@ -26,6 +26,7 @@ CLIENT_GONE = 499
 # The kinds of rows, and the places of an exchange row's numbers. Seconds are floats here and whole nanoseconds in what
 # `changes` returns: whole numbers add up to the same sum in any order, and a counter must never go back by a rounding.
 EXCHANGES, REASON_COUNTS, LINES_DROPPED, PLUGIN_COUNTS = "exchanges", "reasons", "lines_dropped", "plugins"
+SPANS_DROPPED = "spans_dropped"
 _HISTOGRAM = len(BOUNDS) + 1
 UPSTREAM_BUCKETS = _HISTOGRAM  # those of the whole exchange stand before them, from 0 on
 SECONDS, BYTES_IN, BYTES_OUT, RETRIES, UPSTREAM_SECONDS = range(2 * _HISTOGRAM, 2 * _HISTOGRAM + 5)
@@ -37,11 +38,26 @@ _REASON = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 Numbers = list[Any]  # int, but for the seconds
 
 
+class Cell:
+    """One counter of a plugin."""
+
+    __slots__ = ("told", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.told = -1  # so that a counter that has not counted yet is told too: Prometheus sees it grow from 0
+
+    def add(self) -> None:
+        """Add one."""
+        self.value += 1
+
+
 class Counters:
-    """One worker's numbers; they only grow. `lines_dropped` is set by who knows it."""
+    """One worker's numbers; they only grow. `lines_dropped` and `spans_dropped` are set by who knows them."""
 
     def __init__(self) -> None:
         self.lines_dropped = 0
+        self.spans_dropped = 0
         # What has changed since the last `changes` is looked up first: an exchange pays nothing to be found changed.
         # A flag in each row would cost 30 ns.
         self._changed: dict[tuple[Any, ...], Numbers] = {}
@@ -49,9 +65,9 @@ class Counters:
         self._changed_reasons: dict[tuple[str, str], None] = {}
         self._reasons: dict[tuple[str, str], int] = {}
         self._made_up: set[str] = set()
-        self._plugins: dict[tuple[str, ...], int] = {}
-        self._changed_plugins: dict[tuple[str, ...], None] = {}
+        self._plugins: dict[tuple[str, ...], Cell] = {}
         self._told_dropped = 0
+        self._told_spans = 0
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         """Count an exchange that lasted `seconds`.
@@ -60,7 +76,9 @@ class Counters:
         each histogram 0.47; lists of what happened that are added up later come to 0.37, and need a bound of their own.
         """
         try:
-            row = self._changed[exchange.route, exchange.service, exchange.request.method, exchange.status]
+            row = self._changed[
+                exchange.route, exchange.service, exchange.request.method, exchange.status, exchange.peer.scheme
+            ]
         except KeyError:
             row = self._row(exchange)
         row[bisect_left(BOUNDS, seconds)] += 1
@@ -81,10 +99,10 @@ class Counters:
         method = exchange.request.method
         if method not in METHODS:
             method = OTHER
-        key: tuple[Any, ...] = (exchange.route, exchange.service, method, exchange.status)
+        key: tuple[Any, ...] = (exchange.route, exchange.service, method, exchange.status, exchange.peer.scheme)
         row = self._rows.get(key)
         if row is None and len(self._rows) >= MAX_ROWS:
-            key = (OTHER, OTHER, OTHER, 0)
+            key = (OTHER, OTHER, OTHER, 0, OTHER)
             row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = [0] * LENGTH
@@ -108,13 +126,14 @@ class Counters:
         self._made_up.add(reason)
         return reason
 
-    def count(self, name: str, labels: Mapping[str, str]) -> None:
-        """Add one to a plugin's counter: `name` and the labels' names are words (letters, digits, underscores)."""
+    def cell(self, name: str, labels: Mapping[str, str]) -> "Cell":
+        """Return a plugin's counter: `name` and the labels' names are words (letters, digits, underscores)."""
         key = (name, *(text for pair in sorted(labels.items()) for text in pair))
         if key not in self._plugins and len(self._plugins) >= MAX_PLUGIN_ROWS:
             key = (name, *(text for label in sorted(labels) for text in (label, OTHER)))
-        self._plugins[key] = self._plugins.get(key, 0) + 1
-        self._changed_plugins[key] = None
+        if key not in self._plugins:
+            self._plugins[key] = Cell()
+        return self._plugins[key]
 
     def changes(self) -> list[Any]:
         """Return the rows that have changed since the last call, each with all that it has counted so far.
@@ -126,17 +145,21 @@ class Counters:
         if self.lines_dropped != self._told_dropped:
             self._told_dropped = self.lines_dropped
             rows.append([LINES_DROPPED, [], [self.lines_dropped]])
+        if self.spans_dropped != self._told_spans:
+            self._told_spans = self.spans_dropped
+            rows.append([SPANS_DROPPED, [], [self.spans_dropped]])
         while self._changed and len(rows) < CHANGES:
-            (route, service, method, status), row = self._changed.popitem()
+            (route, service, method, status, scheme), row = self._changed.popitem()
             numbers = list(row)
             for place in (SECONDS, UPSTREAM_SECONDS):
                 numbers[place] = round(numbers[place] * NANO)
             code = OTHER if status == 0 else str(status or CLIENT_GONE)
-            rows.append([EXCHANGES, [route or "", service or "", method, code], numbers])
+            rows.append([EXCHANGES, [route or "", service or "", method, code, scheme], numbers])
         while self._changed_reasons and len(rows) < CHANGES:
             key, _ = self._changed_reasons.popitem()
             rows.append([REASON_COUNTS, list(key), [self._reasons[key]]])
-        while self._changed_plugins and len(rows) < CHANGES:
-            name, _ = self._changed_plugins.popitem()
-            rows.append([PLUGIN_COUNTS, list(name), [self._plugins[name]]])
+        for labels, cell in self._plugins.items():  # they are few: looking at each is cheaper than noting which grew
+            if cell.value < 0 and len(rows) < CHANGES:
+                cell.told = cell.value
+                rows.append([PLUGIN_COUNTS, list(labels), [cell.value]])
         return rows

@@ -46,17 +46,30 @@ class TargetGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscoveryGauges:
+    """The discovery of a service. `age`: seconds since its source answered last, None before it ever did."""
+
+    service: str
+    age: float | None
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """What is not summed over time: the supervisor knows it at the moment of a scrape."""
 
     in_flight: int = 0  # exchanges, of all workers
     connections: int = 0  # of clients, to all workers
     targets: Sequence[TargetGauges] = ()
+    discoveries: Sequence[DiscoveryGauges] = ()
     workers: Mapping[str, int] = field(default_factory=dict)  # how many are in which state
     worker_restarts: int = 0
     reloads_succeeded: int = 0
     reloads_failed: int = 0
     last_success: float | None = None  # of loading a configuration, in seconds since the epoch
+    config_version: str = ""
+    lag: float = 0.0  # seconds by which the latest of all event loops was late
+    templates: Mapping[str, str] = field(default_factory=dict)  # of the routes' paths, by route
 
 
 def render(rows: Iterable[Row], gauges: Gauges, accept: str = "") -> tuple[bytes, str]:
@@ -64,7 +77,7 @@ def render(rows: Iterable[Row], gauges: Gauges, accept: str = "") -> tuple[bytes
 
     `accept` is the Accept field of the scrape; OpenMetrics is chosen where it is named.
     """
-    families = _Families([*_sums(rows), *_gauges(gauges)])
+    families = _Families([*_sums(rows, gauges.templates), *_gauges(gauges)])
     for entry in accept.lower().split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
         if name == "application/openmetrics-text" and "q=0" not in parameters:
@@ -86,16 +99,19 @@ class _Gathered:
     """Rows, put together as the metrics need them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.requests: dict[Labels, int] = {}  # by route, service, method and code
+        self.requests: dict[Labels, int] = defaultdict(int)  # by route, service, method and code
+        self.exchanges: Sums = {}  # by all that, and the scheme
         self.by_route: Sums = {}  # and service
         self.by_service: Sums = {}
         self.reasons: dict[Labels, int] = {}  # by route and reason
         self.plugins: dict[str, list[tuple[dict[str, str], int]]] = defaultdict(list)  # by name, with their labels
         self.dropped = 0
+        self.spans_dropped = 0
         for kind, labels, numbers in rows:
             if kind == counters.EXCHANGES:
-                route, service, _method, _code = labels
-                self.requests[tuple(labels)] = sum(numbers[:UPSTREAM_BUCKETS])
+                route, service, *_ = labels
+                self.requests[tuple(labels[:4])] += sum(numbers[:UPSTREAM_BUCKETS])
+                self.exchanges[tuple(labels)] = numbers
                 _add(self.by_route, (route, service), numbers)
                 if service:
                     _add(self.by_service, (service,), numbers)
@@ -103,12 +119,14 @@ class _Gathered:
                 self.reasons[tuple(labels)] = numbers[0]
             elif kind == counters.LINES_DROPPED:
                 self.dropped = numbers[0]
+            elif kind == counters.SPANS_DROPPED:
+                self.spans_dropped = numbers[0]
             elif kind == counters.PLUGIN_COUNTS:
                 name, *pairs = labels
                 self.plugins[name].append((dict(zip(pairs[::2], pairs[1::2], strict=True)), numbers[0]))
 
 
-def _sums(rows: Iterable[Row]) -> Iterator[Metric]:
+def _sums(rows: Iterable[Row], templates: Mapping[str, str]) -> Iterator[Metric]:
     of = _Gathered(rows)
     yield from _plugins(of.plugins)
     both = ["route", "service"]
@@ -116,6 +134,7 @@ def _sums(rows: Iterable[Row]) -> Iterator[Metric]:
     yield _counter("gateway_requests", "Exchanges that are over.", [*both, "method", "code"], requests)
     duration = "Duration of exchanges, from the complete head of the request to the last byte of the answer."
     yield _histogram("gateway_request_duration_seconds", duration, both, of.by_route, 0, counters.SECONDS)
+    yield _conventional(of.exchanges, templates)
     yield _histogram(
         "gateway_upstream_duration_seconds",
         "Duration of attempts whose answer was used; of a streamed one, to its head.",
@@ -133,6 +152,25 @@ def _sums(rows: Iterable[Row]) -> Iterator[Metric]:
     yield _counter("gateway_retries", "Attempts beyond the first.", ["service"], retries)
     dropped = "Lines of the access log that could not be written."
     yield _counter("gateway_log_lines_dropped", dropped, [], [((), of.dropped)])
+    spans = "Spans that the collector did not take, or that found too many waiting."
+    yield _counter("gateway_spans_dropped", spans, [], [((), of.spans_dropped)])
+
+
+def _conventional(exchanges: Sums, templates: Mapping[str, str]) -> Metric:
+    """Return OpenTelemetry's http.server.request.duration, under the name that it has in Prometheus.
+
+    `gateway_route` keeps apart routes of one path, so that no series changes its meaning when a route's path does.
+    """
+    names = [
+        *("http_request_method", "http_response_status_code", "http_route", "url_scheme", "error_type"),
+        "gateway_route",
+    ]
+    sums: Sums = {}
+    for (route, _service, method, code, scheme), numbers in exchanges.items():
+        error = code if code.startswith("5") else ""
+        _add(sums, (method, code, templates.get(route, ""), scheme, error, route), numbers)
+    text = "Duration of exchanges, by OpenTelemetry's semantic conventions."
+    return _histogram("http_server_request_duration_seconds", text, names, sums, 0, counters.SECONDS)
 
 
 def _plugins(counts: Mapping[str, list[tuple[dict[str, str], int]]]) -> Iterator[Metric]:
@@ -169,6 +207,21 @@ def _histogram(name: str, text: str, labels: list[str], sums: Sums, first: int, 
     return family
 
 
+def _discoveries(discoveries: Sequence[DiscoveryGauges]) -> Iterator[Metric]:
+    if not discoveries:
+        return
+    ages = GaugeMetricFamily(
+        "gateway_discovery_age_seconds", "Time since Consul or the DNS last answered.", labels=["service"]
+    )
+    errors = CounterMetricFamily("gateway_discovery_errors", "Questions without a good answer.", labels=["service"])
+    for each in sorted(discoveries, key=lambda each: each.service):
+        if each.age is not None:
+            ages.add_metric([each.service], each.age)
+        errors.add_metric([each.service], each.errors)
+    yield ages
+    yield errors
+
+
 def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily("gateway_inflight_requests", "Exchanges under way.", gauges.in_flight)
     yield GaugeMetricFamily("gateway_connections", "Open connections of clients.", gauges.connections)
@@ -187,6 +240,7 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
             circuits.add_metric([*place, state], target.circuits.get(state, 0))
     yield healthy
     yield circuits
+    yield from _discoveries(gauges.discoveries)
     workers = GaugeMetricFamily("gateway_workers", "Worker processes by state.", labels=["state"])
     for state, count in sorted(gauges.workers.items()):
         workers.add_metric([state], count)
@@ -194,6 +248,8 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "gateway_worker_restarts", "Workers that ended by themselves and were replaced.", gauges.worker_restarts
     )
+    late = "The longest delay of a worker's event loop in the last 10 to 20 seconds."
+    yield GaugeMetricFamily("gateway_eventloop_lag_seconds", late, gauges.lag)
     reloads = CounterMetricFamily("gateway_config_reloads", "Reloads of the configuration.", labels=["result"])
     reloads.add_metric(["success"], gauges.reloads_succeeded)
     reloads.add_metric(["failure"], gauges.reloads_failed)
@@ -204,6 +260,9 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
             "When a configuration was last taken, in seconds since the epoch.",
             gauges.last_success,
         )
+    if gauges.config_version:
+        version_of = {"version": gauges.config_version}
+        yield InfoMetricFamily("gateway_config", "The configuration that is in use.", version_of)
     yield InfoMetricFamily(
         "gateway_build",
         "What runs here.",

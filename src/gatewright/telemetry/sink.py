@@ -53,6 +53,11 @@ class LineSink:
         """Number of lines that were not written, and never will be."""
         return self._refused + self._lost
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads it at this moment."""
+        return os.isatty(self._fd)
+
     def write(self, line: bytes) -> None:
         """Take a line, with its newline. Called on the event loop."""
         if self._closed:

@@ -64,7 +64,7 @@ class AsgiCall:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
-        self.released_at = 0.0  # when the answer was complete
+        self.released_at = 0.0  # it has no clock: whoever wants to know when the answer was complete asks its own
         # The request's body
         self._pieces: list[bytes] = []
         self._held = 0

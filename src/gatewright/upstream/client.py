@@ -86,13 +86,17 @@ async def fetch(
     timeout: float,
     headers: Sequence[tuple[str, str]] = (),
     max_body: int = ANSWER_BYTES,
+    method: str = "GET",
+    body: bytes = b"",
 ) -> Response:
-    """GET `path` from the target that `open_connection` connects to; `timeout` in seconds bounds all of it, `max_body`
-    in bytes the answer's body.
+    """GET `path` from the target that `open_connection` connects to, or send it `body` by another method; `timeout` in
+    seconds bounds all of it, `max_body` in bytes the answer's body.
 
     Raises GatewayError, with response_timeout when the time is up; ValueError for a header that cannot be sent.
     """
-    head = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n".encode("latin-1")]
+    head = [f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n".encode("latin-1")]
+    if method != "GET":
+        head.append(b"Content-Length: %d\r\n" % len(body))
     head += [make_field(name, value)[2] for name, value in headers]
     connection: TargetConnection | None = None
     fetching = _Fetch(max_body)
@@ -101,9 +105,9 @@ async def fetch(
             connection = await open_connection(OWNER)
             connection.request(
                 fetching,
-                "GET",
+                method,
                 b"".join(head) + b"\r\n",
-                b"",
+                body,
                 False,
                 asyncio.get_running_loop().time(),
                 timeout,

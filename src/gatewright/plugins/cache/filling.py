@@ -126,7 +126,7 @@ class Filling:
         born = now - policy.initial_age(words, wall, now - self._asked)
         collected = _Collected(self, response, words, terms, born, wall)
         if isinstance(content, Pipe):
-            content.add_filter(collected)
+            content.add_filter(collected, keeps_length=True)
         else:
             collected(content)
             collected(b"")

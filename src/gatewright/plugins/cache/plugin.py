@@ -35,6 +35,7 @@ _READS = ("GET", "HEAD")
 _PLACES = ("x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "forwarded")
 _HELD = 1.0  # seconds for which what came from Redis is served from memory
 _STATE = "cache"  # of an exchange: what was done, for logs
+_RESULTS = ("hit", "stale", "miss", "validated", "collapsed", "pass")
 
 
 class CachePlugin(Plugin[CacheConfig], name="cache"):
@@ -62,12 +63,14 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
         self._redis: RedisStore | None = None
         self.store = MemoryStore()  # until `start` has found that of the process
         self._now: Callable[[], float]
+        self._counted: dict[str, Callable[[], None]]
 
     async def start(self) -> None:
         """Find the store of this process, or make it."""
         self.store = self.gateway.shared("cache.memory", self._make_store)
         self.store.reserve(id(self), self.config.memory)
         self._now = self.gateway.clock.now
+        self._counted = {result: self.gateway.counter("cache_requests", result=result) for result in _RESULTS}
         if self.config.redis:
             self._redis = self.gateway.shared(f"cache.redis {self.config.redis}", self._connect)
             self._redis.bound = self.config.redis_timeout
@@ -314,12 +317,12 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
         kept = exchange.kept
         method = exchange.request.method
         if kept is not None and _STATE in kept:
-            self.gateway.count("cache_requests", result=kept[_STATE])
+            self._counted[kept[_STATE]]()
             return
         plan: Plan | None = None if kept is None else kept.get(self._key)
         if kept is not None and plan is not None:
             kept[_STATE] = plan.result
-            self.gateway.count("cache_requests", result=plan.result)
+            self._counted[plan.result]()
             if plan.status is None:
                 plan.status = exchange.upstream_status
             if exchange.attempts or response.from_target:  # else a plugin behind this one has answered
