@@ -69,7 +69,7 @@ def test_reject_notes_its_reason():
     subject = exchange()
     response = subject.reject(429, "rate_limited", "Too many", {"retry-after": "3"})
     assert (subject.reason, response.status, response.headers.get("retry-after")) == ("rate_limited", 429, "3")
-    assert json.loads(response.body)["title"] == "Rate limited"
+    assert json.loads(response.body)["title"] == "Too many requests"
 
 
 def test_a_body_that_was_not_asked_for_cannot_be_read_or_replaced():

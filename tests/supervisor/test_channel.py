@@ -121,10 +121,10 @@ def test_sockets_go_with_the_message_that_they_belong_to():
 @pytest.mark.parametrize(
     "sent",
     [
-        struct.pack("!IB", channel.MAX_MESSAGE + 1, 0),
-        struct.pack("!IB", 3, 0) + b"\xc1\xc1\xc1",
-        struct.pack("!IB", 7, 0) + msgspec.msgpack.encode(Other()),
-        struct.pack("!IB", len(msgspec.msgpack.encode(Note("a"))), 2) + msgspec.msgpack.encode(Note("a")),
+        struct.pack("!IH", channel.MAX_MESSAGE + 1, 0),
+        struct.pack("!IH", 3, 0) + b"\xc1\xc1\xc1",
+        struct.pack("!IH", 7, 0) + msgspec.msgpack.encode(Other()),
+        struct.pack("!IH", len(msgspec.msgpack.encode(Note("a"))), 2) + msgspec.msgpack.encode(Note("a")),
     ],
     ids=["too long", "no msgpack", "another type", "descriptors that did not come"],
 )
@@ -146,7 +146,7 @@ def test_a_message_that_is_broken_off_is_no_message():
     async def test(left, right):
         one = End(left)
         body = msgspec.msgpack.encode(Note("abc"))
-        right.sendall(struct.pack("!IB", len(body), 0) + body[:-1])
+        right.sendall(struct.pack("!IH", len(body), 0) + body[:-1])
         right.close()
         await one.until(lambda: one.error is None)
         assert one.messages == []

@@ -152,3 +152,28 @@ def test_reasons_that_plugins_make_up_are_bounded():
     assert len(told) == MAX_REASONS + 2
     assert (told["no_0"], told["no_1"], told["draining"]) == (2, 1, 1)
     assert told["_OTHER"] == 50 + 5
+
+
+def test_counters_of_plugins():
+    counters = Counters()
+    add = counters.cell("seen", {"kind": "new", "by": "me"}).add
+    key = ("plugins", "seen", "by", "me", "kind", "new")
+    assert rows(counters) == {key: [0]}  # so that a scraper sees it grow from nothing
+    assert counters.changes() == []
+    add()
+    counters.cell("seen", {"by": "me", "kind": "new"}).add()
+    assert rows(counters) == {key: [2]}
+    for number in range(counters_module.MAX_PLUGIN_ROWS + 5):
+        counters.cell("made", {"up": f"{number}"}).add()
+    told = rows(counters)
+    assert told["plugins", "made", "up", "_OTHER"] == [6]
+    assert len(told) == counters_module.MAX_PLUGIN_ROWS
+
+
+def test_the_scheme_is_part_of_a_row():
+    counters = Counters()
+    exchange = finished()
+    exchange.peer.scheme = "https"
+    counters.record(exchange, 0.1)
+    counters.record(finished(), 0.1)
+    assert set(rows(counters)) == {("exchanges", "r", "s", "GET", "200", scheme) for scheme in ("http", "https")}

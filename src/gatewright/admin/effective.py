@@ -5,6 +5,7 @@ without more ado. But for hidden values, the result can be loaded again. The rou
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def _quantity(field: FieldInfo) -> str | None:
 def _plain(value: Any, quantity: str | None = None) -> Any:
     if value is None:
         return False  # a section that is switched off
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):

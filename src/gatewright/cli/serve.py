@@ -1,5 +1,6 @@
 """`gatewright run`: the supervisor, until a signal ends it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ _LOG_SECONDS = 1.0
 
 def serve(path: Path) -> int:
     """Run the gateway of a configuration file; return the exit code once a signal has ended it."""
+    _have_standard_streams()
     try:
         first = launch(0)
     except OSError as error:
@@ -19,6 +21,15 @@ def serve(path: Path) -> int:
         return _supervise(path, first)
     finally:
         first.kill()
+
+
+def _have_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: the next file that is opened would be taken for it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _supervise(path: Path, first: Launched) -> int:

@@ -50,17 +50,16 @@ class Built:
         startable += self.plugins
         for one in startable:
             self._started.append(one)
-            limit = asyncio.timeout(START_SECONDS)
+            starting = spawn(_begin(one))  # a Task of its own: users' code may even cancel the one that it runs in
             try:
-                async with limit:
-                    await one.start()
+                await asyncio.wait((starting,), timeout=START_SECONDS)
             except asyncio.CancelledError:
+                starting.cancel()
                 await self.stop()
                 raise
-            except BaseException as error:  # the code is the users', SystemExit too
+            if (why := _why_not(one, starting)) is not None:
                 await self.stop()
-                late = f"{_name(one)} was not up within {START_SECONDS:g} s"
-                raise StartError(f"starting failed: {late if limit.expired() else error}") from error
+                raise StartError(f"starting failed: {why}")
 
     async def stop(self) -> None:
         """End what `start` began, the last first, and close all pools; the snapshot never went into use, or has no
@@ -93,6 +92,28 @@ class Built:
         """Return the targets of that name in a service."""
         built = self.services.get(service)
         return [target for target in built.service.targets if target.name == name] if built is not None else []
+
+
+async def _begin(one: AnyPlugin | AsgiPool) -> str | None:
+    """Start it; return why that failed. The code is the users', so it may raise anything, SystemExit too."""
+    try:
+        await one.start()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        try:
+            return str(error) or type(error).__name__
+        except Exception:
+            return type(error).__name__
+    return None
+
+
+def _why_not(one: AnyPlugin | AsgiPool, starting: asyncio.Task[str | None]) -> str | None:
+    """Return why what was to be started does not run; None: it does."""
+    if not starting.done():
+        starting.cancel()
+        return f"{_name(one)} was not up within {START_SECONDS:g} s"
+    return f"{_name(one)} was cancelled" if starting.cancelled() else starting.result()
 
 
 def _name(one: AnyPlugin | AsgiPool) -> str:

@@ -73,7 +73,8 @@ class Exchange:
 
     For plugins: `id`, `request`, `response` (from the response phase on), `client_ip`, `scheme`, `route` and `service`
     (names), `params` (of the path), `consumer`, `state` (a dict for plugins to leave things in), `attempts`, `reason`,
-    `trace_id` and `span_id`, `log` (the gateway's own), and `reject`. Times are seconds of the gateway's monotonic clock.
+    `trace_id` and `span_id`, `log` (the gateway's own), and `reject`. Times are seconds of the gateway's monotonic
+    clock.
     """
 
     __slots__ = (

@@ -2,8 +2,8 @@
 
 It owns their text forms and the pydantic types that models of configurations use, those of plugins too; inside, a
 duration is a float in seconds, a size an int in bytes, a share a float from 0 to 1. It knows nothing of the
-configuration's shape. No message here quotes the value, which may be a secret that stands in the wrong place: the loader
-adds it where it may be shown.
+configuration's shape. No message here quotes the value, which may be a secret that stands in the wrong place: the
+loader adds it where it may be shown.
 """
 
 import re

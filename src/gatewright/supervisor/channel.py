@@ -19,7 +19,7 @@ import msgspec
 M = TypeVar("M")
 Bound = TypeVar("Bound")
 
-_HEAD = struct.Struct("!IB")  # length of the body, number of descriptors
+_HEAD = struct.Struct("!IH")  # length of the body, number of descriptors
 _CHUNK = 256 * 1024
 _MAX_FDS = 250  # SCM_MAX_FD is 253
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -68,14 +68,16 @@ class Channel(Generic[M]):
         """Send a message; the `sockets` that go with it are duplicated and stay the caller's."""
         if self.closed:
             return
-        if len(sockets) > _MAX_FDS:
-            raise ValueError(f"at most {_MAX_FDS} sockets go with a message")
         body = self._encode(message)
         if len(body) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(body)} bytes is too large for the channel")
         data = _HEAD.pack(len(body), len(sockets)) + body
         waiting = bool(self._out)
-        self._out.append((memoryview(data), [sock.dup() for sock in sockets]))
+        view, rest = memoryview(data), [sock.dup() for sock in sockets]
+        while len(rest) > _MAX_FDS:  # more than one call of the system takes: some with each byte of the head
+            self._out.append((view[:1], rest[:_MAX_FDS]))
+            view, rest = view[1:], rest[_MAX_FDS:]
+        self._out.append((view, rest))
         self.pending += len(data)
         if self.pending > MAX_PENDING:
             self._end(ChannelError("the other side does not read"))

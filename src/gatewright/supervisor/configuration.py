@@ -26,7 +26,7 @@ from gatewright.control.process_models import MAX_WORKERS
 from gatewright.core.cpus import usable_cpus
 from gatewright.supervisor.crew import Crew, Plan, StartFailed
 from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare
-from gatewright.supervisor.process import WorkerLost, WorkerProcess
+from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
 from gatewright.supervisor.sockets import Listening, inherited_sockets, open_address
 from gatewright.telemetry.secrets import names_secret
 
@@ -188,16 +188,27 @@ class Configurations:
         workers = self._crew.ready
         try:
             addresses = self._open(loaded)
-            errors = await self._try(loaded, workers)
+            plan = self._plan(loaded, addresses)
+            if workers:
+                errors = await self._try(loaded, workers)
+            else:
+                errors = []
+                await self._crew.start_anew(plan)
         except StartFailed as error:
             errors = self.errors_of(loaded, error.faults, str(error))
+        except Exception as error:  # a defect, or what no message holds
+            _log.exception("a reload failed")
+            errors = self.errors_of(loaded, [], f"the reload failed: {error}")
+        if not errors and self._crew.closing:
+            errors = self.errors_of(loaded, [], "the gateway is shutting down")
         if errors:
             self._abort(workers)
             _close(addresses.opened)
             return errors
-        plan = self._plan(loaded, addresses)
-        self._crew.adopt(plan, workers)
-        await asyncio.gather(*(self._commit(worker, plan) for worker in workers))
+        if workers:
+            self._crew.adopt(plan, workers)
+            staying = [worker for worker in workers if worker.state is State.READY]
+            await asyncio.gather(*(self._commit(worker, plan) for worker in staying))
         wanted = addresses.all()
         _close(listening for listening in self._addresses.all() if listening not in wanted)
         self._loaded, self._addresses = loaded, addresses
@@ -210,19 +221,19 @@ class Configurations:
         self._number += 1
         message = Prepare(self._number, loaded.data, str(loaded.base_dir))
         asked = [worker.prepare(message, PREPARE_SECONDS) for worker in workers]
+        errors: list[ConfigError] = []
         for worker, answer in zip(workers, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, TimeoutError):
                 self._crew.replace(worker)  # what holds it up may do so for ever
-                return self.errors_of(
-                    loaded, [], f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
-                )
-            if isinstance(answer, WorkerLost):
-                return self.errors_of(loaded, [], f"{answer} while it tried")
-            if isinstance(answer, BaseException):
+                text = f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
+                errors = errors or self.errors_of(loaded, [], text)
+            elif isinstance(answer, WorkerLost):
+                errors = errors or self.errors_of(loaded, [], f"{answer} while it tried")
+            elif isinstance(answer, BaseException):
                 raise answer
-            if answer.faults or answer.error:
-                return self.errors_of(loaded, answer.faults, answer.error)
-        return []
+            elif answer.faults or answer.error:
+                errors = errors or self.errors_of(loaded, answer.faults, answer.error)
+        return errors
 
     def _abort(self, workers: Sequence[WorkerProcess]) -> None:
         for worker in workers:
@@ -285,6 +296,8 @@ class Configurations:
     def _save(self, text: str) -> list[ConfigError]:
         """Write `text` to the file, whole or not at all."""
         path = self.path.resolve()  # a symbolic link stays one
+        if self._digest() != self._read:
+            return [self._unplaced("it runs, but was not saved: the file was changed meanwhile")]
         try:
             mode = path.stat().st_mode & 0o7777
             with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, delete=False) as file:

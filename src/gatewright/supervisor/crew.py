@@ -19,6 +19,7 @@ from gatewright.supervisor.messages import (
     Discovered,
     Drain,
     Fault,
+    Leaving,
     Message,
     Publish,
     Report,
@@ -89,6 +90,7 @@ class Crew:
         self.totals = totals
         self.plan: Plan | None = None
         self.restarts = 0
+        self.closing = False
         self._changed = changed
         self._folder = SharedFolder()
         self._slots: list[_Slot] = []
@@ -134,6 +136,30 @@ class Crew:
                 raise error
         for slot in self._slots:
             slot.task = spawn(self._keep(slot))
+
+    async def start_anew(self, plan: Plan) -> None:
+        """Where no worker serves, have a fresh one run `plan`, and all others follow it.
+
+        Raises StartFailed, and the plan is what it was.
+        """
+        former, self.plan = self.plan, plan
+        trial = _Slot(0)
+        try:
+            await self._fill(trial)
+        except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
+            self.plan = former
+            if trial.worker is not None:
+                trial.worker.kill()
+            raise error if isinstance(error, StartFailed) else StartFailed([], str(error)) from error
+        for slot in self._slots:
+            if slot.task is not None:
+                slot.task.cancel()
+            if slot.index == 0 and slot.worker is None:
+                slot.worker, trial.worker = trial.worker, None
+            slot.task = spawn(self._keep(slot))
+        if trial.worker is not None:  # its place was filled meanwhile
+            self._leaving.add(trial.worker)
+            self._see_off(trial.worker, _OUTDATED_GRACE)
 
     async def _fill(self, slot: _Slot) -> None:
         """Put a serving worker into the slot. Raises StartFailed, WorkerLost, TimeoutError, OSError."""
@@ -188,7 +214,11 @@ class Crew:
 
     # While they run
 
-    def _told(self, worker: WorkerProcess, message: Report | Publish) -> None:
+    def _told(self, worker: WorkerProcess, message: Report | Publish | Leaving) -> None:
+        if isinstance(message, Leaving):
+            if worker.state is State.READY:  # somebody has told it alone to end
+                self._make_room(worker)
+            return
         if isinstance(message, Report):
             self.totals.update(str(worker.key), message.rows)
             return
@@ -259,8 +289,22 @@ class Crew:
             slot.task = spawn(self._keep(slot))
 
     def replace(self, worker: WorkerProcess) -> None:
-        """End a worker that has not the present configuration, or is of no more use; its place is filled again."""
+        """End a worker that has not the present configuration, or is of no more use; another takes its place."""
+        self._make_room(worker)
         self._see_off(worker, _OUTDATED_GRACE)
+
+    def _make_room(self, worker: WorkerProcess) -> None:
+        """Start another in the place of a worker that leaves."""
+        worker.state = State.DRAINING
+        for slot in self._slots:
+            if slot.worker is worker and not self.closing:
+                self._leaving.add(worker)
+                slot.worker = None
+                slot.restarts += 1
+                self.restarts += 1
+                if slot.task is not None:
+                    slot.task.cancel()
+                slot.task = spawn(self._keep(slot))
 
     def _see_off(self, worker: WorkerProcess, grace: float) -> None:
         """Have a worker end within `grace` seconds; one that is not gone a little later is killed."""
@@ -298,6 +342,7 @@ class Crew:
 
     def dismiss(self, grace: float) -> None:
         """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""
+        self.closing = True
         for worker in self._leaving:
             worker.send(Drain(grace))
         while self._slots:

@@ -150,6 +150,10 @@ class Committed(Message, tag="committed"):
     number: int
 
 
+class Leaving(Message, tag="leaving"):
+    """It accepts no more and will end: another should take its place now."""
+
+
 class Report(Message, tag="report"):
     """Numbers: `rows` are cumulative and those that have changed since the last report."""
 
@@ -162,4 +166,4 @@ class Report(Message, tag="report"):
 
 
 FromSupervisor = Configure | Prepare | Commit | Abort | SetTarget | SetTargets | Ask | Reopen | Publish | Drain
-FromWorker = Hello | Started | Prepared | Committed | Report | Publish
+FromWorker = Hello | Started | Prepared | Committed | Report | Publish | Leaving

@@ -27,6 +27,7 @@ from gatewright.supervisor.messages import (
     Configure,
     FromWorker,
     Hello,
+    Leaving,
     Message,
     Prepared,
     Publish,
@@ -58,7 +59,7 @@ class WorkerProcess:
     def __init__(
         self,
         index: int,
-        told: Callable[["WorkerProcess", Report | Publish], None],
+        told: Callable[["WorkerProcess", Report | Publish | Leaving], None],
         ended: Callable[["WorkerProcess"], None],
     ) -> None:
         """`index` is its place among the workers, from 0."""
@@ -174,7 +175,7 @@ class WorkerProcess:
             self.report = message
             self._heard = time.monotonic()
             self._told(self, message)
-        elif isinstance(message, Publish):
+        elif isinstance(message, Publish | Leaving):
             self._told(self, message)
         elif isinstance(message, Started | Prepared):
             self.files = message.files or self.files

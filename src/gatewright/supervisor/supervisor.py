@@ -77,7 +77,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
         watching: asyncio.Task[None] | None = None
         try:
-            await self._start()
+            if not await self._started():
+                return
             watching = spawn(self._look_around())
             await self._serve()
             watching.cancel()
@@ -97,6 +98,17 @@ class Supervisor:
         return self.phase.value
 
     # Start
+
+    async def _started(self) -> bool:
+        """Start; return False if a signal has said to end before that was done."""
+        starting, told = spawn(self._start()), spawn(self._told_to_end())
+        await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return False
+        told.cancel()
+        starting.result()
+        return True
 
     async def _start(self) -> None:
         configurations = self.configurations
@@ -162,20 +174,23 @@ class Supervisor:
     ) -> Outcome:
         """Go over to the file as it is now, or to `text`; nothing changes if that cannot be had.
 
-        Raises VersionChanged, see `Configurations.reload`. Whoever asked may be cancelled: a reload is not left half done.
+        Raises VersionChanged, see `Configurations.reload`. Whoever asked may be cancelled: a reload is not left half
+        done.
         """
         return await asyncio.shield(spawn(self._reload(trigger, text, expected, save)))
 
     async def _reload(self, trigger: Trigger, text: str | None, expected: str | None, save: bool) -> Outcome:
         self._notifier.reloading()
-        self._watch.accept()
+        if text is None:
+            self._watch.accept()
         try:
             outcome = await self.configurations.reload(trigger, text, expected, save)
             if save:
                 self._watch.accept()
             await self._settle()
         finally:
-            self._notifier.ready()
+            if self.phase is Phase.READY:
+                self._notifier.ready()
         return outcome
 
     async def _settle(self) -> None:
@@ -197,7 +212,10 @@ class Supervisor:
         while True:
             await self._watch.change()
             if self.configurations.config.watch:
-                await self.reload("file")
+                try:
+                    await self.reload("file")
+                except Exception:  # a defect; the next change must be seen all the same
+                    _log.exception("a reload failed")
 
     def _probed(self, service: str, target: str, healthy: bool) -> None:
         self.crew.set_target(Row(service, target, healthy=healthy))
@@ -219,7 +237,7 @@ class Supervisor:
         shutdown = self.configurations.config.shutdown
         _log.info("finishing what is under way; signal again to stop at once")
         stopping = spawn(self._drain(shutdown.delay, shutdown.grace))
-        again = spawn(self._told_again())
+        again = spawn(self._told_to_end())
         await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
         if not stopping.done():
@@ -232,6 +250,6 @@ class Supervisor:
         self.configurations.close_listeners()  # the workers have their own, and accept what waits there
         await self.crew.ended(grace)
 
-    async def _told_again(self) -> None:
+    async def _told_to_end(self) -> None:
         while await self._signals.get() not in _ENDING:
             pass

@@ -5,6 +5,7 @@ supervisor's to handle; SIGTERM to a worker alone drains it, and the supervisor 
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -42,6 +43,7 @@ from gatewright.supervisor.messages import (
     Fault,
     FromSupervisor,
     Hello,
+    Leaving,
     Prepare,
     Prepared,
     Publish,
@@ -62,6 +64,9 @@ _QUIET_REPORTS = 4  # without news, every fourth report is sent
 ORPHAN_GRACE = 3.0  # for what is under way when the supervisor has died
 _GRACE = 30.0
 _LAST_WORDS = 1.0
+_LONGEST_TEXT = 4000
+_FROZEN_SECONDS = 75.0  # the supervisor kills one that stands still sooner; this is for when it is gone
+_TIDY_SECONDS = 2.0
 _FILES = 65536
 _GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare ones of plugins rarely
 
@@ -76,6 +81,7 @@ class Worker:
         self._gateway: Gateway | None = None
         self._prepared: tuple[int, Any] | None = None
         self._early: list[SetTarget | SetTargets] = []  # that came before the gateway was up
+        self._tidying: asyncio.TimerHandle | None = None
         self._jobs: asyncio.Queue[tuple[Any, list[socket.socket]]] = asyncio.Queue()
         self._over = asyncio.Event()
         self._told = asyncio.Event()  # how long the end may take
@@ -93,7 +99,8 @@ class Worker:
         await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
         failed = working.done()
         if failed:  # a defect: the supervisor starts another worker
-            _log.error("the worker cannot go on", exc_info=working.exception())
+            _log.error("the worker cannot go on", exc_info=None if working.cancelled() else working.exception())
+        self._channel.send(Leaving())
         working.cancel()
         over.cancel()
         await asyncio.wait((working,))
@@ -187,7 +194,7 @@ class Worker:
             self._channel.send(Started(_faults([error.problem])))
             return
         except StartError as error:
-            self._channel.send(Started([], str(error)))
+            self._channel.send(Started([], _clipped(str(error))))
             return
         self._gateway = gateway
         for row in message.targets:
@@ -201,20 +208,22 @@ class Worker:
         assert self._gateway is not None
         await self._abort(None)
         base_dir = Path(message.base_dir)
+        prepared: Any = None
+        faults: list[Fault] = []
+        error = ""
         try:
             prepared, problems = await self._gateway.prepare_data(message.data, base_dir)
-        except SnapshotError as error:
-            self._channel.send(Prepared(message.number, _faults([error.problem]), files=_texts(error.files)))
-            return
-        except StartError as error:
-            self._channel.send(Prepared(message.number, [], str(error), _texts(self._gateway.tried)))
-            return
-        if prepared is None:
-            files = _texts(self._gateway.tried)
-            self._channel.send(Prepared(message.number, _faults(problems), files=files))
-            return
-        self._prepared = (message.number, prepared)
-        self._channel.send(Prepared(message.number, [], files=_texts(prepared.files)))
+            faults = _faults(problems)
+        except SnapshotError as exc:
+            faults = _faults([exc.problem])
+        except StartError as exc:
+            error = _clipped(str(exc))
+        except Exception as exc:  # whatever users' code makes of it, this worker must go on
+            _log.exception("a configuration could not be prepared")
+            error = _clipped(f"the configuration cannot be prepared: {type(exc).__name__}")
+        if prepared is not None:
+            self._prepared = (message.number, prepared)
+        self._channel.send(Prepared(message.number, faults, error, _texts(self._gateway.tried)))
 
     async def _commit(self, message: Commit, sockets: list[socket.socket]) -> None:
         assert self._gateway is not None
@@ -224,6 +233,7 @@ class Worker:
         await self._gateway.commit(prepared[1], _by_listener(message.sockets, sockets))
         use_own_log(self._own_log, self._gateway.config)
         self._channel.send(Committed(message.number))
+        self._tidy_soon()
 
     async def _abort(self, number: int | None) -> None:
         """Throw away what was prepared under `number`; None: whatever was."""
@@ -231,12 +241,21 @@ class Worker:
         if self._gateway is not None and prepared is not None and number in (None, prepared[0]):
             self._prepared = None
             await self._gateway.discard(prepared[1])
+            self._tidy_soon()
+
+    def _tidy_soon(self) -> None:
+        """Collect what a configuration has left behind: modules and classes are cycles, and full collections rare."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, gc.collect)
 
     # Numbers
 
     async def _report_often(self) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
+            # A thread of C code, unlike the watchdog's, also ends a worker in which users' code holds the interpreter.
+            faulthandler.dump_traceback_later(_FROZEN_SECONDS, exit=True)
             if not self._channel.congested:
                 self._report(None)
 
@@ -273,9 +292,14 @@ def _found(discovered: Discovered) -> Found:
 
 def _faults(problems: Sequence[Any]) -> list[Fault]:
     return [
-        Fault(list(problem.path), problem.message, problem.suggestion, problem.at.value, problem.quote, problem.wide)
-        for problem in problems
+        Fault(list(each.path), _clipped(each.message), each.suggestion, each.at.value, each.quote, each.wide)
+        for each in problems
     ]
+
+
+def _clipped(text: str) -> str:
+    """Return a text that a message can hold: users' exceptions say what they like, at any length."""
+    return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _texts(paths: Iterable[Path]) -> list[str]:

@@ -159,7 +159,7 @@ class Counters:
             key, _ = self._changed_reasons.popitem()
             rows.append([REASON_COUNTS, list(key), [self._reasons[key]]])
         for labels, cell in self._plugins.items():  # they are few: looking at each is cheaper than noting which grew
-            if cell.value < 0 and len(rows) < CHANGES:
+            if cell.value != cell.told and len(rows) < CHANGES:
                 cell.told = cell.value
                 rows.append([PLUGIN_COUNTS, list(labels), [cell.value]])
         return rows

@@ -1,0 +1,141 @@
+"""Faults that meet each other: real processes, and a reload, a drain or a death at the wrong moment."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.kit.process import GatewayProcess, is_alive
+from tests.kit.wire import RawSocket, get
+
+CONFIG = """
+workers: {workers}
+shutdown: {{grace: 2s}}
+services: {{s: {{targets: ["{url}"]}}}}
+routes:
+  - {{name: here, match: {{path: /here}}, respond: {{status: 200, body: here}}}}
+  - {{name: all, match: {{path: "/{{rest...}}"}}, service: s}}
+"""
+PLUGIN = """
+from gatewright import Plugin, PluginConfig
+class Mine(Plugin[PluginConfig]):
+    def on_request(self, exchange):
+        pass
+"""
+USE = 'plugins: [{use: "./mine.py:Mine"}]\n'
+BEGUN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    started = []
+
+    def start(config, **options):
+        started.append(GatewayProcess(tmp_path, config, **options))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.kill()
+
+
+def streaming(session):
+    session.read_request()
+    session.send(BEGUN)
+    session.read_to_end()
+
+
+def test_a_reload_ends_an_outage_that_broken_code_has_made(run, tmp_path, target):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    gateway = run(CONFIG.format(workers=1, url=target().url) + USE).ready()
+    (pid,) = gateway.workers()
+    (tmp_path / "mine.py").write_text("class Mine(:\n")
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for("cannot be started yet")
+    status, answer = gateway.reload()
+    assert status == 422, answer
+    gateway.write(CONFIG.format(workers=1, url=target().url))
+    assert gateway.reload()[0] == 200
+    assert get(gateway.port, "/here").body == b"here"
+    assert gateway.end() == 0
+
+
+def test_a_worker_told_to_end_has_a_successor_before_its_streams_are_done(run, target):
+    gateway = run(CONFIG.format(workers=1, url=target(streaming).url)).ready()
+    (pid,) = gateway.workers()
+    with RawSocket.connect(gateway.port) as stream:
+        stream.send(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")
+        stream.read_until(b"begun\r\n")
+        os.kill(pid, signal.SIGTERM)
+        gateway.until(lambda: gateway.workers() not in ([], [pid]), "a successor")
+        assert is_alive(pid)
+        assert get(gateway.port, "/here").body == b"here"
+        assert gateway.reload()[0] == 200
+
+
+def test_fewer_workers_leave_streams_alone(run, target):
+    gateway = run(CONFIG.format(workers=3, url=target(streaming).url)).ready()
+    streams = [RawSocket.connect(gateway.port) for _ in range(12)]  # so that each worker has some
+    for stream in streams:
+        stream.send(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")
+        stream.read_until(b"begun\r\n")
+    gateway.write(CONFIG.format(workers=1, url=target(streaming).url))
+    assert gateway.reload()[0] == 200
+    gateway.until(lambda: len(gateway.workers()) == 1, "one worker")
+    for stream in streams:
+        stream.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # neither an end nor a reset
+            stream.sock.recv(1)
+        stream.close()
+
+
+def test_hundreds_of_listeners_reach_every_worker(run, target):
+    many = "listeners: [" + ", ".join(['{bind: "127.0.0.1:0"}'] * 90) + "]\n"
+    gateway = run(many + CONFIG.format(workers=4, url=target().url)).ready()
+    gateway.write(many + CONFIG.format(workers=1, url=target().url))
+    assert gateway.reload()[0] == 200
+    gateway.until(lambda: len(gateway.workers()) == 1, "one worker")
+    for port in gateway.ports[::9]:
+        assert get(port, "/here").body == b"here"
+
+
+def test_closed_standard_streams_are_no_danger_to_the_channel(run, target):
+    closing = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+    config = "access_log: {destination: stdout}\n" + CONFIG.format(workers=2, url=target().url)
+    gateway = run(config, wrapper=[sys.executable, "-c", closing]).ready()
+    workers = gateway.workers()
+    for _ in range(20):
+        assert get(gateway.port, "/here").status == 200
+    gateway.until(lambda: gateway.status()["requests_total"] == 20, "the counts")
+    assert gateway.workers() == workers
+    assert gateway.end() == 0
+
+
+def test_a_signal_ends_a_start_that_hangs(run, tmp_path, target):
+    (tmp_path / "mine.py").write_text(
+        "import asyncio, sys\n"
+        + PLUGIN
+        + "    async def start(self):\n        print('waiting', file=sys.stderr, flush=True)\n"
+        + "        await asyncio.Event().wait()\n"
+    )
+    gateway = run(CONFIG.format(workers=1, url=target().url) + USE)
+    gateway.wait_for("waiting")
+    gateway.tell(signal.SIGTERM)
+    assert gateway.process.wait(5) == 0
+
+
+def test_a_plugin_that_cancels_itself_or_says_nonsense_fails_the_reload_alone(run, tmp_path, target):
+    gateway = run(CONFIG.format(workers=2, url=target().url)).ready()
+    workers = gateway.workers()
+    for body in (
+        "import asyncio; asyncio.current_task().cancel(); await asyncio.sleep(1)",
+        "raise asyncio.CancelledError",
+        "raise ValueError('\\ud800' * 10)",
+        "raise ValueError('x' * 70_000_000)",
+    ):
+        (tmp_path / "mine.py").write_text(f"import asyncio\n{PLUGIN}    async def start(self):\n        {body}\n")
+        gateway.write(CONFIG.format(workers=2, url=target().url) + USE)
+        status, answer = gateway.reload()
+        assert status == 422, (body, answer)
+        assert gateway.workers() == workers
