@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
+import threading
 
 import pytest
 
 from tests.kit.process import GatewayProcess, is_alive
-from tests.kit.wire import RawSocket, get
+from tests.kit.wire import OK, TIMEOUT, RawSocket, get
 
 CONFIG = """
 workers: {workers}
@@ -139,3 +140,56 @@ def test_a_plugin_that_cancels_itself_or_says_nonsense_fails_the_reload_alone(ru
         status, answer = gateway.reload()
         assert status == 422, (body, answer)
         assert gateway.workers() == workers
+
+
+def test_what_is_open_when_the_gateway_is_told_to_end_is_finished(run, target):
+    go = threading.Event()
+
+    def script(session):
+        head = session.read_head()
+        path = head.split(b" ")[1]
+        if path == b"/socket":
+            session.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+            while data := session.sock.recv(1000):
+                session.send(data)
+        elif path == b"/upload":
+            session.read_exactly(6)
+            session.send(OK)
+        else:
+            length = b"Content-Length: 10" if path == b"/download" else b"Transfer-Encoding: chunked"
+            first = b"01234" if path == b"/download" else b"5\r\nevent\r\n"
+            session.send(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n" + first)
+            assert go.wait(TIMEOUT)
+            session.send(b"56789" if path == b"/download" else b"3\r\nend\r\n0\r\n\r\n")
+
+    config = CONFIG.format(workers=2, url=target(script).url).replace("grace: 2s", "grace: 20s")
+    gateway = run(config).ready()
+    clients = {path: RawSocket.connect(gateway.port) for path in ("download", "events", "upload", "socket")}
+    for path in ("download", "events"):
+        clients[path].send(f"GET /{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        clients[path].read_until(b"01234" if path == "download" else b"event\r\n")
+    clients["upload"].send(b"POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc")
+    clients["socket"].send(b"GET /socket HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhi")
+    clients["socket"].read_until(b"\r\n\r\nhi")
+    gateway.tell(signal.SIGTERM)
+    gateway.wait_for("finishing")
+    gateway.until(lambda: refused(gateway.port), "the listener's end")
+    clients["socket"].send(b"still here")
+    assert clients["socket"].read_exactly(10) == b"still here"
+    clients["upload"].send(b"def")
+    assert clients["upload"].read_answer().status == 200
+    go.set()
+    assert clients["download"].read_to_end() == b"56789"
+    assert clients["events"].read_to_end() == b"3\r\nend\r\n0\r\n\r\n"
+    clients["socket"].close()
+    assert gateway.process.wait(TIMEOUT) == 0
+    for client in clients.values():
+        client.close()
+
+
+def refused(port):
+    try:
+        RawSocket.connect(port).close()
+    except OSError:
+        return True
+    return False
