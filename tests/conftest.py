@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.gateway import RunningGateway, run_gateway
+from tests.kit.process import GatewayProcess, LoadProcess, echo
 from tests.kit.wire import Script, Target
 
 Start = Callable[..., RunningGateway]
@@ -58,3 +59,33 @@ def proxy(gateway: Start) -> Callable[..., RunningGateway]:
         )
 
     return start
+
+
+@pytest.fixture
+def run(stack: ExitStack, tmp_path: Path) -> Callable[..., GatewayProcess]:
+    """Start real `gatewright run` processes that are gone at the end: `run(config_text)`."""
+
+    def start(config: str, **options: object) -> GatewayProcess:
+        process = GatewayProcess(tmp_path, config, **options)  # type: ignore[arg-type]
+        stack.callback(process.kill)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def load(stack: ExitStack) -> Callable[..., LoadProcess]:
+    """Start steady loads that are gone at the end: `load(port, rate=300)`."""
+
+    def start(port: int, **options: int) -> LoadProcess:
+        process = LoadProcess(port, **options)
+        stack.callback(process.kill)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def fast(stack: ExitStack) -> str:
+    """The URL of a target that keeps up with a load."""
+    return f"http://127.0.0.1:{stack.enter_context(echo())}"

@@ -24,7 +24,6 @@ from gatewright.control.loader import load
 from gatewright.control.logs import make_access_log, open_sink
 from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_services import PluginServices
-from gatewright.control.snapshot import SnapshotError
 from gatewright.control.target_states import TargetStates, rows
 from gatewright.control.tracing import Tracing
 from gatewright.control.tracking import Tracking
@@ -75,12 +74,15 @@ class Gateway:
         probe: bool = True,
         counters: Counters | None = None,
         folder: Path | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """`base_dir` is where relative paths and imports start from. Without `probe` somebody else follows the
         targets, and tells it by `set_target` and `set_targets`. `counters` are told of every exchange. `folder` is
-        where all workers of a gateway keep what they share; None: this is the only one.
+        where all workers of a gateway keep what they share; None: this is the only one. `data` is the plain data of
+        `config`, where users' code has not been asked yet whether it is good.
         """
         self.config = config
+        self._data = data
         self._base_dir = base_dir
         self._clock: Clock = clock or SystemClock()
         self._timers = Timers(self._clock)
@@ -192,14 +194,12 @@ class Gateway:
     async def start_pipeline(self) -> Proxy:
         """Bring everything up but the listeners. Raises StartError."""
         try:
-            built, *_ = await build_beside(
-                self.config, self._base_dir, self._clock, self._timers, self.services.for_configuration
+            built, problems, _ = await build_beside(
+                self._data or self.config, self._base_dir, self._clock, self._timers, self.services.for_configuration
             )
-            assert built is not None
+            if built is None:
+                raise StartError.of(problems)
             await built.start()
-        except SnapshotError as error:
-            await self.stop_pipeline()
-            raise StartError(str(error)) from error
         except BaseException:
             await self.stop_pipeline()
             raise
@@ -258,36 +258,19 @@ class Gateway:
 
     # Another configuration
 
-    async def prepare(self, config: GatewayConfig, base_dir: Path) -> Prepared:
-        """Build `config` beside the present one and start what is new in it; nothing of the present one changes.
+    async def prepare(self, data: Mapping[str, Any], base_dir: Path) -> tuple[Prepared | None, list[Problem]]:
+        """Build the configuration that `data` holds beside the present one, and start what is new in it.
 
-        Raises SnapshotError and StartError, with everything undone.
+        Nothing of the present one changes. Returns None, and all that is wrong with it, when it is no good. Raises
+        StartError, with everything undone.
         """
-        prepared, _ = await self._prepare(config, base_dir)
-        assert prepared is not None
-        return prepared
-
-    async def prepare_data(self, data: Mapping[str, Any], base_dir: Path) -> tuple[Prepared | None, list[Problem]]:
-        """As `prepare`, from a configuration's plain data, which is checked first, users' code included.
-
-        Returns None, and all that is wrong with the data, when it is no good.
-        """
-        return await self._prepare(data, base_dir)
-
-    async def _prepare(
-        self, source: GatewayConfig | Mapping[str, Any], base_dir: Path
-    ) -> tuple[Prepared | None, list[Problem]]:
         async with self._preparing:
             assert self._generations is not None, "the gateway has been started"
             assert self._prepared is None, "what was prepared before is committed or discarded"
             running = self._generations.present
-            try:
-                built, problems, self.tried = await build_beside(
-                    source, base_dir, self._clock, self._timers, self.services.for_configuration, running
-                )
-            except SnapshotError as error:
-                self.tried = error.files
-                raise
+            built, problems, self.tried = await build_beside(
+                data, base_dir, self._clock, self._timers, self.services.for_configuration, running
+            )
             if built is None:
                 return None, problems
             config: GatewayConfig = built.snapshot.config

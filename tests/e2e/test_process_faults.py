@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.kit.process import GatewayProcess, is_alive
+from tests.kit.process import is_alive
 from tests.kit.wire import OK, TIMEOUT, RawSocket, get
 
 CONFIG = """
@@ -26,19 +26,6 @@ class Mine(Plugin[PluginConfig]):
 """
 USE = 'plugins: [{use: "./mine.py:Mine"}]\n'
 BEGUN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n"
-
-
-@pytest.fixture
-def run(tmp_path):
-    started = []
-
-    def start(config, **options):
-        started.append(GatewayProcess(tmp_path, config, **options))
-        return started[-1]
-
-    yield start
-    for gateway in started:
-        gateway.kill()
 
 
 def streaming(session):

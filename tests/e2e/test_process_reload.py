@@ -8,7 +8,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.kit.process import GatewayProcess, LoadProcess, echo
+from tests.kit.process import echo
 from tests.kit.wire import RawSocket, get
 
 CONFIG = """
@@ -22,38 +22,6 @@ class Tagger(Plugin[PluginConfig]):
     def on_response(self, exchange, response):
         response.headers.set("x-tag", "{tag}")
 """
-
-
-@pytest.fixture
-def run(tmp_path):
-    started = []
-
-    def start(config, **options):
-        started.append(GatewayProcess(tmp_path, config, **options))
-        return started[-1]
-
-    yield start
-    for gateway in started:
-        gateway.kill()
-
-
-@pytest.fixture
-def load():
-    started = []
-
-    def start(port, **options):
-        started.append(LoadProcess(port, **options))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def fast():
-    with echo() as port:
-        yield f"http://127.0.0.1:{port}"
 
 
 def facts(pid):

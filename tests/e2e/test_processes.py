@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tests.kit.process import GatewayProcess, LoadProcess, echo, is_alive
+from tests.kit.process import is_alive
 from tests.kit.wire import OK, TIMEOUT, RawSocket, get
 
 CONFIG = """
@@ -18,38 +18,6 @@ shutdown: {{grace: {grace}}}
 services: {{s: {{targets: ["{url}"]}}}}
 routes: [{{name: all, match: {{path: "/{{rest...}}"}}, service: s}}]
 """
-
-
-@pytest.fixture
-def run(tmp_path):
-    started = []
-
-    def start(config, **options):
-        started.append(GatewayProcess(tmp_path, config, **options))
-        return started[-1]
-
-    yield start
-    for gateway in started:
-        gateway.kill()
-
-
-@pytest.fixture
-def load():
-    started = []
-
-    def start(port, **options):
-        started.append(LoadProcess(port, **options))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def fast():
-    with echo() as port:
-        yield f"http://127.0.0.1:{port}"
 
 
 def requests_total(gateway):

@@ -12,7 +12,6 @@ import pytest
 import trustme
 
 from gatewright.app import ConfigurationError, StartError
-from gatewright.control.snapshot import SnapshotError
 from tests.kit.answers import plan, reply, services, why
 from tests.kit.inside import target as inner
 from tests.kit.inside import until
@@ -265,7 +264,7 @@ def test_files_of_a_services_tls_section_are_read_anew(gateway, target, tmp_path
     running.reload(text)
     assert get(running.port).body == b"ok"
     file.write_text("nonsense")
-    with pytest.raises(SnapshotError, match=r"services\.s\.tls: "):
+    with pytest.raises(ConfigurationError, match=r"services\.s\.tls: "):
         running.reload(text)
     assert get(running.port).body == b"ok"
 
@@ -421,10 +420,10 @@ def test_an_application_whose_start_exits_is_an_error(gateway):
         running.reload(services({"s": []}).replace("targets: []", "app: exits:app"))
     (running.folder / "broken.py").write_text("import aside\n1 / 0")
     (running.folder / "aside.py").write_text("")
-    with pytest.raises(SnapshotError, match=r"services.s.app: broken cannot be loaded: ZeroDivisionError"):
+    with pytest.raises(ConfigurationError, match=r"services.s.app: broken cannot be loaded: ZeroDivisionError"):
         running.reload(services({"s": []}).replace("targets: []", "app: broken:app"))
     assert {file.name for file in running.gateway.tried} >= {"broken.py", "aside.py"}
-    with pytest.raises(SnapshotError, match=r"services.s.app: nowhere cannot be loaded"):
+    with pytest.raises(ConfigurationError, match=r"services.s.app: nowhere cannot be loaded"):
         running.reload(services({"s": []}).replace("targets: []", "app: nowhere:app"))
     assert get(running.port).body == b"one"
 

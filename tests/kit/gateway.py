@@ -49,7 +49,7 @@ class RunningGateway:
         loaded = load(write_config(self.folder, config), environ or {}, plugins=None)
         if loaded.config is None:
             raise ConfigurationError(loaded.errors)
-        prepared, problems = self.call(self.gateway.prepare_data, loaded.data, loaded.base_dir)
+        prepared, problems = self.call(self.gateway.prepare, loaded.data, loaded.base_dir)
         if prepared is None:
             raise ConfigurationError(loaded.errors_of(problems))
         assert isinstance(prepared, Prepared)

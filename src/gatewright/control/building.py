@@ -38,10 +38,10 @@ async def build_beside(
     services: ServicesOf,
     running: Built | None = None,
 ) -> Outcome:
-    """Return what was built of `given`; or None and what is wrong with it, if it is plain data, which is checked first;
-    and the files of users' code that this depends on.
+    """Return what was built of `given`, or None and what is wrong with it; and the files of users' code that this
+    depends on. Plain data is checked first.
 
-    Raises SnapshotError. Unless it returns something built, users' modules are what they were.
+    Unless it returns something built, users' modules are what they were.
     """
     loop = asyncio.get_running_loop()
     work = loop.run_in_executor(None, partial(_build, given, base_dir, clock, timers, services, running, loop))
@@ -66,14 +66,13 @@ def _build(
     source = Source(base_dir)
     built: Built | None = None
     config: GatewayConfig | None
-    try:
-        with source:
-            config, problems = (given, []) if isinstance(given, GatewayConfig) else check_data(given, base_dir, source)
-            if config is not None and not problems:
+    with source:
+        config, problems = (given, []) if isinstance(given, GatewayConfig) else check_data(given, base_dir, source)
+        if config is not None and not problems:
+            try:
                 built = build(config, base_dir, clock, timers, source, running, services(config))
-    except SnapshotError as error:
-        error.files = source.files
-        raise
+            except SnapshotError as error:
+                problems = [error.problem]
     if built is None:
         source.undo()
     return built, problems, source.files

@@ -8,7 +8,7 @@ models.
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -117,4 +117,17 @@ class ConfigurationError(Exception):
 
 
 class StartError(Exception):
-    """The gateway cannot start, or not go over to a configuration; the message says why, and what to do."""
+    """The gateway cannot start, or not go over to a configuration; the message says why, and what to do.
+
+    `problems` are what is wrong with the configuration, where that is the cause.
+    """
+
+    def __init__(self, message: str, problems: Iterable[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> "StartError":
+        """Return the error that `problems` are."""
+        lines = [f"{path_text(each.path)}: {each.message}" if each.path else each.message for each in problems]
+        return cls("\n".join(lines), problems)

@@ -32,13 +32,12 @@ from gatewright.upstream.target import Target
 
 class SnapshotError(Exception):
     """A configuration that was found valid cannot be brought to life; `problem` says what stands in the way, and the
-    text also where. `files` are those of users' code that it depends on.
+    text also where.
     """
 
     def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(f"{path_text(path)}: {message}" if path else message)
         self.problem = Problem(path, message)
-        self.files: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

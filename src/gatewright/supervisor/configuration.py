@@ -147,8 +147,8 @@ class Configurations:
     ) -> Outcome:
         """Go over to what the file holds now, or to `text`. Nothing changes unless every worker can.
 
-        Raises VersionChanged unless `expected`, if given, is the version that runs. `save`: write `text` to the file,
-        once it runs; a file that was changed meanwhile is not overwritten.
+        Raises VersionChanged unless `expected`, if given, is the version that runs. `save`: also write `text` to the
+        file, once every worker can run it; a file that was changed since it was read is not overwritten.
         """
         async with self._lock:
             before = self.version
@@ -156,17 +156,12 @@ class Configurations:
                 raise VersionChanged
             loaded = await asyncio.to_thread(self.load, text)
             self._tried = loaded.files
-            errors = list(loaded.errors)
-            if save and self._digest() != self._read:
-                errors.append(self._unplaced("the file has changed since it was read: reload it first, or do not save"))
-            errors = errors or await self._change(loaded)
+            errors = loaded.errors or await self._change(loaded, text if save else None)
             if not errors:
                 self.source = "file" if text is None else "api"
-                self.saved = text is None
-                if text is None:
+                self.saved = save or text is None
+                if self.saved:
                     self._read = self._digest()
-                elif save:
-                    errors = self._save(text)
             outcome = Outcome(datetime.now(UTC), trigger, self.version, self.version != before, errors)
             self._note(outcome)
             return outcome
@@ -182,20 +177,25 @@ class Configurations:
             self._abort(workers)
             return errors
 
-    async def _change(self, loaded: Loaded) -> list[ConfigError]:
-        """Have every worker try `loaded`, and go over to it if all can; else return what is wrong."""
+    async def _change(self, loaded: Loaded, save: str | None) -> list[ConfigError]:
+        """Have every worker try `loaded`, and go over to it if all can; else return what is wrong.
+
+        `save` is the text to write to the file between the two.
+        """
         addresses = _Addresses()
         workers = self._crew.ready
         try:
             addresses = self._open(loaded)
             plan = self._plan(loaded, addresses)
-            if workers:
-                errors = await self._try(loaded, workers)
-            else:
-                errors = []
+            if not workers and save is None:
                 await self._crew.start_anew(plan)
+                errors = []
+            else:
+                errors = await self._try(loaded, workers)
+                if save is not None and not errors:
+                    self._save(save)
         except StartFailed as error:
-            errors = self.errors_of(loaded, error.faults, str(error))
+            errors = self.errors_of(loaded, error.faults, error.text)
         except Exception as error:  # a defect, or what no message holds
             _log.exception("a reload failed")
             errors = self.errors_of(loaded, [], f"the reload failed: {error}")
@@ -293,11 +293,11 @@ class Configurations:
         except OSError:
             return b""
 
-    def _save(self, text: str) -> list[ConfigError]:
-        """Write `text` to the file, whole or not at all."""
+    def _save(self, text: str) -> None:
+        """Write `text` to the file, whole or not at all. Raises StartFailed."""
         path = self.path.resolve()  # a symbolic link stays one
         if self._digest() != self._read:
-            return [self._unplaced("it runs, but was not saved: the file was changed meanwhile")]
+            raise StartFailed([], "the file has changed since it was read: reload it first, or do not save")
         try:
             mode = path.stat().st_mode & 0o7777
             with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, delete=False) as file:
@@ -311,10 +311,7 @@ class Configurations:
                     os.unlink(file.name)
                     raise
         except OSError as error:
-            return [self._unplaced(f"it runs, but could not be saved: {(error.strerror or str(error)).lower()}")]
-        self._read = self._digest()
-        self.saved = True
-        return []
+            raise StartFailed([], f"cannot be saved: {(error.strerror or str(error)).lower()}") from error
 
     def _note(self, outcome: Outcome) -> None:
         self.last = outcome

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +65,12 @@ class Plan:
 
 
 class StartFailed(Exception):
-    """A worker cannot run the configuration; `faults` have key paths, the text is what has none."""
+    """A configuration cannot be run; `faults` have key paths, `text` is what has none."""
 
-    def __init__(self, faults: list[Fault], text: str = "") -> None:
+    def __init__(self, faults: Sequence[Fault], text: str = "") -> None:
         self.faults = faults
-        super().__init__(text)
+        self.text = text
+        super().__init__("; ".join([*(fault.message for fault in faults), *([text] if text else [])]))
 
 
 class _Slot:
@@ -126,57 +127,66 @@ class Crew:
     async def start(self, plan: Plan) -> None:
         """Have all of them run `plan`. Raises StartFailed when one cannot, with all ended."""
         self.plan = plan
-        while len(self._slots) < plan.workers:
-            self._slots.append(_Slot(len(self._slots)))
+        self._resize(plan)
         filled = await asyncio.gather(*(self._fill(slot) for slot in self._slots), return_exceptions=True)
         for error in filled:
-            if isinstance(error, WorkerLost | TimeoutError | OSError):
-                raise StartFailed([], f"a worker cannot be started: {str(error) or 'it took too long'}") from error
             if error is not None:
                 raise error
-        for slot in self._slots:
-            slot.task = spawn(self._keep(slot))
+        self._keep_all()
 
     async def start_anew(self, plan: Plan) -> None:
-        """Where no worker serves, have a fresh one run `plan`, and all others follow it.
+        """Where no worker serves, have one run `plan`, and all others follow it.
 
         Raises StartFailed, and the plan is what it was.
         """
         former, self.plan = self.plan, plan
-        trial = _Slot(0)
+        for slot in self._slots:  # whoever is being started has the former plan
+            self._vacate(slot)
         try:
-            await self._fill(trial)
-        except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
+            await self._fill(self._slots[0])
+            self._resize(plan)
+        except StartFailed:
             self.plan = former
-            if trial.worker is not None:
-                trial.worker.kill()
-            raise error if isinstance(error, StartFailed) else StartFailed([], str(error)) from error
+            raise
+        finally:
+            self._keep_all()
+
+    def _keep_all(self) -> None:
         for slot in self._slots:
-            if slot.task is not None:
-                slot.task.cancel()
-            if slot.index == 0 and slot.worker is None:
-                slot.worker, trial.worker = trial.worker, None
-            slot.task = spawn(self._keep(slot))
-        if trial.worker is not None:  # its place was filled meanwhile
-            self._leaving.add(trial.worker)
-            self._see_off(trial.worker, _OUTDATED_GRACE)
+            if slot.task is None:
+                slot.task = spawn(self._keep(slot))
+
+    def _vacate(self, slot: _Slot) -> None:
+        """End whoever is in the slot or on the way into it; nobody follows yet."""
+        if slot.task is not None:
+            slot.task.cancel()
+        slot.task = None
+        worker, slot.worker = slot.worker, None
+        if worker is not None:
+            worker.kill()
 
     async def _fill(self, slot: _Slot) -> None:
-        """Put a serving worker into the slot. Raises StartFailed, WorkerLost, TimeoutError, OSError."""
-        if slot.worker is None:
-            slot.worker = WorkerProcess(slot.index, self._told, self._ended)
-            await slot.worker.spawn()
-        worker, plan = slot.worker, self.plan
+        """Put a worker that runs the plan into the slot. Raises StartFailed, and then nobody is in it."""
+        plan, worker = self.plan, slot.worker
         assert plan is not None
-        counts, sockets = plan.give(worker)
-        states, discovered = list(self._states.values()), list(self._discovered.values())
-        folder = str(self._folder.path)
-        message = Configure(plan.data, plan.base_dir, folder, plan.version, states, discovered, counts)
-        started = await worker.start(message, sockets, START_SECONDS)
-        if started.faults or started.error:
-            worker.state = State.DRAINING
-            worker.send(Drain(0))
-            raise StartFailed(started.faults, started.error)
+        try:
+            if worker is None:
+                worker = slot.worker = WorkerProcess(slot.index, self._told, self._ended)
+                await worker.spawn()
+            counts, sockets = plan.give(worker)
+            states, discovered = list(self._states.values()), list(self._discovered.values())
+            folder = str(self._folder.path)
+            message = Configure(plan.data, plan.base_dir, folder, plan.version, states, discovered, counts)
+            started = await worker.start(message, sockets, START_SECONDS)
+            if started.faults or started.error:
+                raise StartFailed(started.faults, started.error)
+        except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
+            slot.worker = None
+            if worker is not None:
+                worker.kill()
+            if isinstance(error, StartFailed):
+                raise
+            raise StartFailed([], f"a worker cannot be started: {str(error) or 'it took too long'}") from error
         worker.version = plan.version
         worker.state = State.READY
         if self.plan is not plan:
@@ -184,15 +194,17 @@ class Crew:
         self._changed()
 
     async def _keep(self, slot: _Slot) -> None:
-        """Replace the slot's worker whenever it is gone; ever more slowly if that does not help."""
+        """Replace the slot's worker whenever it leaves or dies; ever more slowly if it dies again and again."""
         pause = _FIRST_PAUSE
         while True:
             if slot.worker is None:
                 await self._refill(slot)
-            began = time.monotonic()
-            if slot.worker is not None:
-                await slot.worker.gone.wait()
+            began, worker = time.monotonic(), slot.worker
+            if worker is not None:
+                await worker.left.wait()
                 slot.worker = None
+                if worker.state is State.DRAINING:  # it finishes what it has, and its successor need not wait for that
+                    continue
                 slot.restarts += 1
                 self.restarts += 1
             if time.monotonic() - began > _STEADY_SECONDS:
@@ -204,20 +216,15 @@ class Crew:
         try:
             await self._fill(slot)
             _log.info("worker %d serves", slot.index)
-        except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
-            faults = error.faults if isinstance(error, StartFailed) else []
-            why = str(error) or "; ".join(fault.message for fault in faults) or "it took too long"
-            _log.error("worker %d cannot be started yet: %s", slot.index, why)
-            worker, slot.worker = slot.worker, None
-            if worker is not None:
-                worker.kill()
+        except StartFailed as error:
+            _log.error("worker %d cannot be started yet: %s", slot.index, error)
 
     # While they run
 
     def _told(self, worker: WorkerProcess, message: Report | Publish | Leaving) -> None:
         if isinstance(message, Leaving):
             if worker.state is State.READY:  # somebody has told it alone to end
-                self._make_room(worker)
+                self._leaves(worker)
             return
         if isinstance(message, Report):
             self.totals.update(str(worker.key), message.rows)
@@ -281,36 +288,36 @@ class Crew:
         for worker in self.ready:
             if worker not in prepared:
                 self.replace(worker)
+        self._resize(plan)
+        self._keep_all()
+
+    def _resize(self, plan: Plan) -> None:
+        """Have as many slots as the plan says."""
         while len(self._slots) > plan.workers:
             self._leave(self._slots.pop(), _LEAVING_GRACE)
         while len(self._slots) < plan.workers:
-            slot = _Slot(len(self._slots))
-            self._slots.append(slot)
-            slot.task = spawn(self._keep(slot))
+            self._slots.append(_Slot(len(self._slots)))
 
     def replace(self, worker: WorkerProcess) -> None:
         """End a worker that has not the present configuration, or is of no more use; another takes its place."""
-        self._make_room(worker)
         self._see_off(worker, _OUTDATED_GRACE)
-
-    def _make_room(self, worker: WorkerProcess) -> None:
-        """Start another in the place of a worker that leaves."""
-        worker.state = State.DRAINING
-        for slot in self._slots:
-            if slot.worker is worker and not self.closing:
-                self._leaving.add(worker)
-                slot.worker = None
-                slot.restarts += 1
-                self.restarts += 1
-                if slot.task is not None:
-                    slot.task.cancel()
-                slot.task = spawn(self._keep(slot))
 
     def _see_off(self, worker: WorkerProcess, grace: float) -> None:
         """Have a worker end within `grace` seconds; one that is not gone a little later is killed."""
-        worker.state = State.DRAINING
+        self._leaves(worker)
         worker.send(Drain(grace))
         background(self._bury(worker, grace + _OVERDUE))
+
+    def _leaves(self, worker: WorkerProcess) -> None:
+        """A worker accepts no more: it is nobody's successor now, and has one if its slot is kept."""
+        if worker.gone.is_set():
+            return
+        worker.state = State.DRAINING
+        self._leaving.add(worker)
+        for slot in self._slots:
+            if slot.worker is worker:
+                slot.worker = None
+        worker.left.set()
 
     async def _bury(self, worker: WorkerProcess, seconds: float) -> None:
         try:
@@ -333,12 +340,11 @@ class Crew:
                     worker.kill()
 
     def _leave(self, slot: _Slot, grace: float) -> None:
+        """Have nobody in the slot any more."""
         if slot.task is not None:
             slot.task.cancel()
-        worker, slot.worker = slot.worker, None
-        if worker is not None and not worker.gone.is_set():
-            self._leaving.add(worker)
-            self._see_off(worker, grace)
+        if slot.worker is not None and not slot.worker.gone.is_set():
+            self._see_off(slot.worker, grace)
 
     def dismiss(self, grace: float) -> None:
         """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import version as installed_version
-from typing import Any
+from typing import Any, TypeVar
 
 from gatewright.core.tasks import background
 from gatewright.supervisor.channel import Channel
@@ -23,12 +23,14 @@ from gatewright.supervisor.launch import Launched, launch
 from gatewright.supervisor.messages import (
     VERSION,
     Ask,
+    Commit,
     Committed,
     Configure,
     FromWorker,
     Hello,
     Leaving,
     Message,
+    Prepare,
     Prepared,
     Publish,
     Report,
@@ -36,6 +38,7 @@ from gatewright.supervisor.messages import (
 )
 
 _log = logging.getLogger("gatewright.supervisor")
+A = TypeVar("A", bound=Message)
 HELLO_SECONDS = 30.0
 _keys = itertools.count(1)
 
@@ -70,6 +73,7 @@ class WorkerProcess:
         self.report: Report | None = None
         self.held: set[socket.socket] = set()  # listening sockets that it was given
         self.gone = asyncio.Event()
+        self.left = asyncio.Event()  # gone, or it accepts no more
         self._heard = time.monotonic()
         self.key = next(_keys)  # never used again, as a pid may be
         self.files: list[str] = []  # of users' code that its configuration depends on
@@ -94,7 +98,7 @@ class WorkerProcess:
         background(self._watch(launched.process))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                said: Hello = await hello
+                said = await hello
         except TimeoutError:
             self.kill()
             raise WorkerLost(f"did not start within {HELLO_SECONDS:g} s") from None
@@ -114,6 +118,7 @@ class WorkerProcess:
         if self._channel is not None:
             self._channel.close()
         self.gone.set()
+        self.left.set()
         self._ended(self)
 
     def silent_for(self) -> float:
@@ -134,24 +139,24 @@ class WorkerProcess:
 
     async def start(self, message: Configure, sockets: Sequence[socket.socket], seconds: float) -> Started:
         """Give it its configuration; return how that went. Raises WorkerLost, TimeoutError."""
-        return await self._ask(Started, 0, message, sockets, seconds)  # type: ignore[no-any-return]
+        return await self._ask(Started, 0, message, sockets, seconds)
 
-    async def prepare(self, message: Any, seconds: float) -> Prepared:
+    async def prepare(self, message: Prepare, seconds: float) -> Prepared:
         """Send a Prepare and return its outcome. Raises WorkerLost, TimeoutError."""
-        return await self._ask(Prepared, message.number, message, (), seconds)  # type: ignore[no-any-return]
+        return await self._ask(Prepared, message.number, message, (), seconds)
 
-    async def commit(self, message: Any, sockets: Sequence[socket.socket], seconds: float) -> Committed:
+    async def commit(self, message: Commit, sockets: Sequence[socket.socket], seconds: float) -> Committed:
         """Send a Commit and wait for its end. Raises WorkerLost, TimeoutError."""
-        return await self._ask(Committed, message.number, message, sockets, seconds)  # type: ignore[no-any-return]
+        return await self._ask(Committed, message.number, message, sockets, seconds)
 
     async def ask(self, seconds: float) -> Report:
         """Return a report of now. Raises WorkerLost, TimeoutError."""
         number = self.number()
-        return await self._ask(Report, number, Ask(number), (), seconds)  # type: ignore[no-any-return]
+        return await self._ask(Report, number, Ask(number), (), seconds)
 
     async def _ask(
-        self, kind: type[Message], number: int, message: Message, sockets: Sequence[socket.socket], seconds: float
-    ) -> Any:
+        self, kind: type[A], number: int, message: Message, sockets: Sequence[socket.socket], seconds: float
+    ) -> A:
         answer = self._answer(kind, number)
         try:
             self.send(message, sockets)
@@ -160,8 +165,8 @@ class WorkerProcess:
         finally:
             self._answers.pop((kind, number), None)
 
-    def _answer(self, kind: type[Message], number: int) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def _answer(self, kind: type[A], number: int) -> asyncio.Future[A]:
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._answers[kind, number] = future
         if self.state is State.STOPPED or (self._channel is not None and self._channel.closed):
             future.set_exception(WorkerLost(f"worker {self.index} is gone"))

@@ -27,9 +27,7 @@ from gatewright.app import Gateway, StartError
 from gatewright.control.discovery.wanted import Found, Instance
 from gatewright.control.loader import check_data
 from gatewright.control.logs import use_own_log
-from gatewright.control.snapshot import SnapshotError
 from gatewright.core.tasks import spawn
-from gatewright.plugins import registry
 from gatewright.supervisor.channel import Channel
 from gatewright.supervisor.messages import (
     VERSION,
@@ -178,23 +176,22 @@ class Worker:
 
     async def _configure(self, message: Configure, sockets: list[socket.socket]) -> None:
         base_dir = Path(message.base_dir)
-        config, problems = check_data(message.data, base_dir, registry)
-        if config is None or problems:
+        config, problems = check_data(message.data, base_dir, None)
+        if config is None:  # the supervisor has found it good: it is of another release, or a file has changed since
             self._channel.send(Started(_faults(problems)))
             return
         use_own_log(self._own_log, config)
-        gateway = Gateway(config, base_dir, probe=False, counters=self._counters, folder=Path(message.folder))
+        folder = Path(message.folder)
+        gateway = Gateway(config, base_dir, probe=False, counters=self._counters, folder=folder, data=message.data)
         gateway.services.links.relay = lambda topic, content: self._channel.send(Publish(topic, content))
         for discovered in message.discovered:
             gateway.set_targets(_found(discovered))
         shared = _by_listener(message.sockets, sockets)
         try:
             await gateway.start([shared.get(index, []) for index in range(len(config.listeners))])
-        except SnapshotError as error:
-            self._channel.send(Started(_faults([error.problem])))
-            return
         except StartError as error:
-            self._channel.send(Started([], _clipped(str(error))))
+            text = "" if error.problems else _clipped(str(error))
+            self._channel.send(Started(_faults(error.problems), text))
             return
         self._gateway = gateway
         for row in message.targets:
@@ -212,10 +209,8 @@ class Worker:
         faults: list[Fault] = []
         error = ""
         try:
-            prepared, problems = await self._gateway.prepare_data(message.data, base_dir)
+            prepared, problems = await self._gateway.prepare(message.data, base_dir)
             faults = _faults(problems)
-        except SnapshotError as exc:
-            faults = _faults([exc.problem])
         except StartError as exc:
             error = _clipped(str(exc))
         except Exception as exc:  # whatever users' code makes of it, this worker must go on
