@@ -95,7 +95,7 @@ def test_an_exchange_keeps_what_it_began_with(gateway, target):
     )
     upstream = target(plan(late))
     text = services({"s": [upstream.url]}) + f"plugins: {USE}\n"
-    running = gateway(text, files={"marks.py": ""} | {"marks.py": plugin.replace("{file}", "done.txt")})
+    running = gateway(text, files={"marks.py": PLUGIN.format(mark="first")})
     told = running.folder / "done.txt"
     (running.folder / "marks.py").write_text(plugin.replace("{file}", str(told)))
     running.reload(text)

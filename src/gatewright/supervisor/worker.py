@@ -239,10 +239,13 @@ class Worker:
             self._tidy_soon()
 
     def _tidy_soon(self) -> None:
-        """Collect what a configuration has left behind: modules and classes are cycles, and full collections rare."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-        self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, gc.collect)
+        """Collect what configurations have left behind: modules and classes are cycles, and full collections rare."""
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        gc.collect()
 
     # Numbers
 
