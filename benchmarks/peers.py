@@ -84,7 +84,7 @@ GATEWRIGHT = Peer(
     find=_program("gatewright"),
     install="pip install -e . in the project's directory",
     does="workers: 1, no plugins; new X-Request-ID, X-Forwarded-For/Proto/Host/Port, Forwarded and Via; "
-    "normalises the path; access log and inspector off",
+    "normalises the path; access log and tracing off",
     config=(HERE / "gateway.yaml").read_text(encoding="utf-8"),
     config_name="gateway.yaml",
     arguments=("run", "@DIR@/gateway.yaml"),

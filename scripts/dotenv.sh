@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Reads NAME=value files for run_all.sh, without running any of their content. Knows nothing about what the names mean.
-# What it read is kept in an array and handed to child processes with env(1), never set in this shell, so no name in a
-# file can change how the script itself works. Sourced; expects a function fail MESSAGE that ends the script.
+# Reads NAME=value files for the scripts here and runs none of their content. Knows nothing about what the names mean.
+# What it read is kept in an array that `setting` looks into, never set in this shell, so no name in a file can change
+# how the script itself works. Sourced; expects a function fail MESSAGE that ends the script.
 
 DOTENV=() # NAME=value, later entries win
 

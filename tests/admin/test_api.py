@@ -1,7 +1,6 @@
 """What the API shows and changes: status, routes, services, targets, plugins, health, metrics, and its errors."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,18 +9,6 @@ from gatewright.admin.operations import BreakerView, TargetView
 from tests.kit.admin import FakeOperations, RunningAdmin, run_admin
 
 TARGET = "/services/shop/targets/10.0.0.1:8001"
-
-
-@pytest.fixture(scope="module")
-def one_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAdmin]:
-    with run_admin(FakeOperations(tmp_path_factory.mktemp("admin"))) as running:
-        yield running
-
-
-@pytest.fixture
-def admin(one_for_all: RunningAdmin) -> RunningAdmin:
-    one_for_all.call(one_for_all.operations.reset)
-    return one_for_all
 
 
 def shown(admin: RunningAdmin, path: str) -> Any:

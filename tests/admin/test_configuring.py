@@ -1,7 +1,6 @@
 """The configuration over the API: shown, validated, replaced under a condition, reloaded."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,18 +14,6 @@ from tests.kit.wire import Answer
 OTHER = "routes:\n  - {name: other, match: {path: /other}, respond: {body: hi}}\n"
 BAD = "routes:\n  - {name: a, match: {path: /a}, servise: x}\nlimits: {body: 5}\nfoo: 1\n"
 YAML = "application/yaml"
-
-
-@pytest.fixture(scope="module")
-def one_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAdmin]:
-    with run_admin(FakeOperations(tmp_path_factory.mktemp("admin"))) as running:
-        yield running
-
-
-@pytest.fixture
-def admin(one_for_all: RunningAdmin) -> RunningAdmin:
-    one_for_all.call(one_for_all.operations.reset)
-    return one_for_all
 
 
 def put(admin: RunningAdmin, text: str, path: str = "/config", kind: str = YAML, **fields: str) -> Answer:

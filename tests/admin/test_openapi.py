@@ -1,7 +1,6 @@
 """The OpenAPI document is what the API does: generated requests find no failure, no undeclared status, no other schema."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from gatewright.admin.app import make_app
 from gatewright.admin.security import Access
-from tests.kit.admin import FakeOperations, RunningAdmin, run_admin
+from tests.kit.admin import RunningAdmin
 
 CHECKS = [
     not_a_server_error,
@@ -33,12 +32,6 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAdmin]:
-    with run_admin(FakeOperations(tmp_path_factory.mktemp("admin"))) as running:
-        yield running
-
-
 def _document() -> dict[str, Any]:
     nobody: Any = None  # no operation is called to describe them
     return make_app(nobody, Access()).openapi()
@@ -48,8 +41,8 @@ OPERATIONS = [(path, method) for path, item in _document()["paths"].items() for 
 
 
 @pytest.fixture(scope="module")
-def document(admin: RunningAdmin) -> dict[str, Any]:
-    return json.loads(admin.ask("GET", "/openapi.json").body)
+def document(one_for_all: RunningAdmin) -> dict[str, Any]:
+    return json.loads(one_for_all.ask("GET", "/openapi.json").body)
 
 
 # Not by the plugin for pytest that schemathesis brings: it relies on what pytest 9 has no more.

@@ -1,7 +1,7 @@
 """The repository's gateway.yaml in front of the real demo services, all as processes on free ports.
 
 Everything that the demo promises, once: without other servers, then with Redis, Consul and Jaeger. How it is started by
-one command, tests/test_run_all.py has.
+one command, tests/run_all has.
 """
 
 import re

@@ -122,7 +122,7 @@ class FakeOperations:
 
     async def current(self) -> Current:
         assert self.loaded.config is not None
-        return Current(self.loaded.config, self.version, self.file, self.source, self.saved, self.secrets)
+        return Current(self.loaded.config, self.version, self.secrets)
 
     async def targets(self) -> list[TargetView]:
         return list(self._targets.values())

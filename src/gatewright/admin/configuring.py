@@ -75,7 +75,7 @@ def _changing(app: FastAPI, operations: Operations) -> None:
         request: Request,
         response: Response,
         if_match: Annotated[str | None, Header(description="The ETag of GET /config, or * for any version")] = None,
-        save: Annotated[bool, Query(description="Also write it to the configuration file, once it runs")] = False,
+        save: Annotated[bool, Query(description="Also write it to the file, once every worker can run it")] = False,
     ) -> AppliedView:
         """Replace the configuration, in every worker or in none."""
         if if_match is None:

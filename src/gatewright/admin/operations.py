@@ -5,7 +5,6 @@ clients see, and the contract with them. Nothing here knows HTTP or processes.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
@@ -156,15 +155,12 @@ class TargetView(View):
 class Current:
     """The configuration that runs. `version` is a strong entity tag, in its quotes (RFC 9110 section 8.8.3).
 
-    `secrets` are values that came from variables whose names say that they are secret (`secrets.names_secret`): they
+    `secrets` are values that came from variables whose names say that they are secret (`telemetry.secrets`): they
     are hidden wherever they stand.
     """
 
     config: GatewayConfig
     version: str
-    file: Path
-    source: Source
-    saved: bool
     secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
 
 
@@ -199,7 +195,7 @@ class Operations(Protocol):
         """Put `text` in place of the configuration, in every worker or in none.
 
         `expected`: the version that it must replace, else VersionMismatch is raised; None replaces any. `save`: also
-        write it to the file, once it runs.
+        write it to the file, once every worker can run it.
         """
 
     async def reload(self) -> Applied:

@@ -7,15 +7,13 @@ import json
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gatewright.cli import running
+from gatewright.cli.loading import DEFAULT, load_or_exit
 from gatewright.cli.token import token
-
-if TYPE_CHECKING:
-    from gatewright.control.loader import Loaded
 
 # Commands import what they need when they run: `run` has started a worker before the rest is loaded.
 app = typer.Typer(
@@ -27,21 +25,6 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path, typer.Argument(help="The configuration file.", show_default=True)]
-DEFAULT = Path("gateway.yaml")
-
-
-def _load(path: Path) -> "Loaded":
-    """Load a configuration; print everything that is wrong with it and exit with 1 if it is not good."""
-    from gatewright.control.loader import load
-
-    loaded = load(path)
-    for error in loaded.errors:
-        print(error, file=sys.stderr)
-    if loaded.config is None:
-        count = len(loaded.errors)
-        print(f"gatewright: {path}: {count} error{'s' if count != 1 else ''}", file=sys.stderr)
-        raise typer.Exit(1)
-    return loaded
 
 
 @app.command()
@@ -55,16 +38,15 @@ def run(config: ConfigFile = DEFAULT) -> None:
 @app.command()
 def check(config: ConfigFile = DEFAULT) -> None:
     """Check a configuration, and say everything that is wrong with it."""
-    loaded = _load(config)
-    assert loaded.config is not None
+    checked, base_dir = load_or_exit(config)
     from gatewright.control.snapshot import SnapshotError, try_build
 
     try:
-        try_build(loaded.config, loaded.base_dir)
+        try_build(checked, base_dir)
     except SnapshotError as error:
         print(f"{config}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(f"{config}: good ({len(loaded.config.routes)} routes, {len(loaded.config.services)} services)")
+    print(f"{config}: good ({len(checked.routes)} routes, {len(checked.services)} services)")
 
 
 @app.command()
@@ -75,9 +57,8 @@ def routes(
     """List the routes, and what happens to what they match."""
     from gatewright.cli.routes import print_routes
 
-    loaded = _load(config)
-    assert loaded.config is not None
-    print_routes(loaded.config, as_json)
+    checked, _ = load_or_exit(config)
+    print_routes(checked, as_json)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gatewright.control.errors import closest
+from gatewright.control.listing import services_of
 from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_models import PluginRef
 from gatewright.plugins.jwt import JwtPlugin
@@ -51,8 +52,8 @@ def settings_for(config: GatewayConfig, route: str | None) -> JwtConfig:
 def _of_route(config: GatewayConfig, name: str) -> list[JwtConfig]:
     for route in config.routes:
         if route.name == name:
-            services = [route.service] if route.service else [entry.service for entry in route.split or ()]
-            near = [route.plugins, *(config.services[each].plugins for each in services), config.plugins]
+            services = (config.services[each].plugins for each in services_of(route))
+            near = [route.plugins, *services, config.plugins]
             return next((found for plugins in near if (found := list(_jwt(plugins)))), [])
     meant = closest(name, [route.name for route in config.routes if route.name])
     raise MintError(f"there is no route {name}" + (f"; did you mean {meant}?" if meant else ""))

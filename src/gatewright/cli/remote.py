@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from gatewright.cli import variables
+from gatewright.control.errors import ConfigError
 from gatewright.control.fields import Address
 from gatewright.control.loader import load
 from gatewright.control.process_models import DEFAULT_ADMIN
@@ -27,9 +28,9 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class RemoteError(Exception):
     """What was asked for did not happen. `args[0]` is one line for a person, `errors` those of a configuration."""
 
-    def __init__(self, message: str, errors: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, errors: Iterable[ConfigError] = ()) -> None:
         super().__init__(printable(message))
-        self.errors = [printable(error) for error in errors]
+        self.errors = list(errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Remote:
             what = "does not take this token" if self.token else "wants a token"
             raise RemoteError(f"the gateway at {self.url} {what}: set {variables.TOKEN}{self.note}")
         if status >= 400:
-            raise RemoteError(answer["detail"], _lines(answer.get("errors")))
+            raise RemoteError(answer["detail"], _errors(answer.get("errors")))
         return answer
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
@@ -133,12 +134,11 @@ def _is_problem(answer: Any) -> bool:
     return isinstance(answer, dict) and isinstance(answer.get("detail"), str) and isinstance(answer.get("reason"), str)
 
 
-def _lines(errors: Any) -> list[str]:
-    """Return a configuration's errors in the form in which `check` prints them."""
-    found = []
-    for error in errors if isinstance(errors, list) else ():
-        place = f"{error['file']}:{error['line']}:{error['column']}" if error.get("line") else error["file"]
-        subject = f"{error['path']}: " if error.get("path") else ""
-        meant = f'; did you mean "{error["suggestion"]}"?' if error.get("suggestion") else ""
-        found.append(f"{place}: {subject}{error['message']}{meant}")
-    return found
+def _errors(views: Any) -> list[ConfigError]:
+    """Return a configuration's errors, which are printed as `check` does it."""
+    return [
+        ConfigError(
+            Path(view["file"]), view["line"], view["column"], view["path"], view["message"], view.get("suggestion")
+        )
+        for view in views or ()
+    ]

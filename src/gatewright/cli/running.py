@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatewright.cli import variables
+from gatewright.cli.loading import DEFAULT
 from gatewright.core.text import printable
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The conf
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Service = Annotated[str, typer.Argument(help="Name of the service.")]
 TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="The target, as host:port.")]
-DEFAULT = Path("gateway.yaml")
 
 
 def status(admin: AdminUrl = None, token: AdminToken = None, config: Config = DEFAULT, as_json: AsJson = False) -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from gatewright.cli.loading import DEFAULT, load_or_exit
+
 
 def token(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")] = Path("gateway.yaml"),
+    config: Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")] = DEFAULT,
     sub: Annotated[str, typer.Option(help="Whom the token names.")] = "developer",
     claim: Annotated[list[str] | None, typer.Option(help="A claim, NAME=VALUE; VALUE may be JSON. Repeatable.")] = None,
     expires: Annotated[str, typer.Option(help="How long it is good, such as 30m.")] = "1h",
@@ -18,18 +20,13 @@ def token(
 ) -> None:
     """Print a token that the gateway's jwt plugin takes, for development."""
     from gatewright.cli.minting import MintError, mint, settings_for  # cryptography is not loaded for other commands
-    from gatewright.control.loader import load
     from gatewright.core.units import parse_positive_duration
 
-    loaded = load(config)
-    for error in loaded.errors:
-        print(error, file=sys.stderr)
-    if loaded.config is None:
-        raise typer.Exit(1)
+    checked, base_dir = load_or_exit(config)
     try:
-        settings = settings_for(loaded.config, route)
+        settings = settings_for(checked, route)
         secret = key.read_bytes() if key is not None else None
-        print(mint(settings, loaded.base_dir, secret, alg, sub, claim or (), parse_positive_duration(expires)))
+        print(mint(settings, base_dir, secret, alg, sub, claim or (), parse_positive_duration(expires)))
     except OSError as failure:
         print(f"gatewright: {key} cannot be read: {(failure.strerror or str(failure)).lower()}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -17,7 +17,7 @@ from gatewright.core.tasks import Run
 from gatewright.plugins.base import AnyPlugin
 from gatewright.plugins.chain import overrides
 from gatewright.proxy.call import Call
-from gatewright.proxy.hooks import buffer_answer, call_done, plugin_failed, surround
+from gatewright.proxy.hooks import buffer_answer, call_done, plugin_failed, surround, wanting
 from gatewright.proxy.route import Route, Snapshot
 
 
@@ -84,7 +84,7 @@ async def _go(
         response = await _request_phase(behind, exchange)
         if response is None:
             arounds = tuple(each for each in behind if overrides(each, "around"))
-            response = await surround(arounds, exchange, call.run)()
+            response = await surround(wanting(arounds, exchange), exchange, call.run)()
         await buffer_answer(exchange, response, max_body, run)
         if not outcome.done():
             outcome.set_result(response)

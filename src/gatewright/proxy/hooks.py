@@ -146,14 +146,14 @@ async def run_upstream_steps(steps: tuple[Step, ...], exchange: Exchange, attemp
             raise plugin_failed(step.hook, exchange, exc) from exc
 
 
-def wants_around(plugins: tuple[AnyPlugin, ...], exchange: Exchange) -> bool:
-    """Tell whether any of `plugins` wants to surround this exchange's call."""
-    return any(_wants(plugin.wants_around, exchange) for plugin in plugins)
+def wanting(plugins: tuple[AnyPlugin, ...], exchange: Exchange) -> tuple[AnyPlugin, ...]:
+    """Return those of `plugins` that want to surround this exchange's call. Ask once, after the request phase."""
+    return tuple([plugin for plugin in plugins if _wants(plugin.wants_around, exchange)]) if plugins else ()
 
 
 def surround(plugins: tuple[AnyPlugin, ...], exchange: Exchange, call: Call) -> Call:
-    """Return `call` inside the `around` of every plugin that wants this exchange, the first outermost."""
-    for plugin in reversed([each for each in plugins if _wants(each.wants_around, exchange)]):
+    """Return `call` inside the `around` of each of `plugins`, the first outermost."""
+    for plugin in reversed(plugins):
         call = partial(_around, plugin, exchange, call)
     return call
 

@@ -26,6 +26,7 @@ from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer
 from gatewright.core.streams import Pipe
 from gatewright.core.tasks import Run
+from gatewright.plugins.base import AnyPlugin
 from gatewright.plugins.chain import Chain
 from gatewright.proxy.call import Call, rewritten
 from gatewright.proxy.direct import DirectAttempt
@@ -38,7 +39,7 @@ from gatewright.proxy.hooks import (
     run_request_steps,
     run_response_steps,
     surround,
-    wants_around,
+    wanting,
 )
 from gatewright.proxy.route import Generation, Route, Snapshot
 from gatewright.telemetry.tracing import Tracer
@@ -68,7 +69,7 @@ class _Start:
     response: Response | None = None  # which a request hook gave
     target: Target | None = None  # which has been picked for the first attempt
     call: Call | None = None  # which has been sent
-    plain: bool = False  # nothing that is left of it waits for anything but the network
+    around: tuple[AnyPlugin, ...] | None = None  # who surrounds the call, if they have been asked
 
 
 class Proxy:
@@ -120,15 +121,14 @@ class Proxy:
         else:
             start = _Start(refusal)
         run = exchange.run = Run()
-        run.start(self._live(exchange, route, run, start), route.chain.needs_task and not start.plain)
+        run.start(self._live(exchange, route, run, start), route.chain.needs_task and start.around != ())
 
     # The short way (see `direct`)
 
     def _go_directly(self, exchange: Exchange, route: Route, content: bytes) -> "_Start | None":
         """Send the request and return None, or return how far it came."""
         request, chain, service = exchange.request, route.chain, route.service
-        if service is None:
-            return _Start()
+        assert service is not None
         if request.upgrade is not None or request.headers.marks & VIA or service.in_flight >= service.max_in_flight:
             return _Start()
         if content and route.body_limit and len(content) > route.body_limit:
@@ -136,22 +136,22 @@ class Proxy:
         if chain.request or chain.around:
             try:
                 response = call_plain(chain.request, exchange)
-                if response is None and chain.around and wants_around(chain.around, exchange):
-                    return _Start(asked=True)
+                if response is None and (around := wanting(chain.around, exchange)):
+                    return _Start(asked=True, around=around)
             except GatewayError as error:
-                return _Start(error, plain=True)
+                return _Start(error, around=())
             if response is not None:
                 if type(response.content) is not bytes or response.status == 101:
-                    return _Start(asked=True, response=response, plain=True)
+                    return _Start(asked=True, response=response, around=())
                 self._deliver(exchange, route, response)
                 return None
         now = exchange.started
         target = service.balancer.pick(service.targets, exchange, now)
         if target is None or (target.breaker is not None and target.breaker.state is not _CLOSED):
-            return _Start(asked=True, target=target, plain=True)
+            return _Start(asked=True, target=target, around=())
         connection = target.pool.take(now)
         if connection is None:
-            return _Start(asked=True, target=target, plain=True)
+            return _Start(asked=True, target=target, around=())
         service.in_flight += 1
         exchange.target = target.name
         exchange.attempts = 1
@@ -210,7 +210,7 @@ class Proxy:
         run = exchange.run = Run()
         call = Call(exchange, attempt.route, run, self._clock)
         call.take_over(attempt)
-        run.start(self._live(exchange, attempt.route, run, _Start(call=call, plain=True)))
+        run.start(self._live(exchange, attempt.route, run, _Start(call=call, around=())))
         return run
 
     def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
@@ -252,8 +252,9 @@ class Proxy:
                     if chain.request_chunks:
                         filter_request(chain, exchange)
                     call = call or Call(exchange, route, run, self._clock)
-                    if chain.around and not start.plain:
-                        response = await surround(chain.around, exchange, call.run)()
+                    around = wanting(chain.around, exchange) if start.around is None else start.around
+                    if around:
+                        response = await surround(around, exchange, call.run)()
                     else:
                         response = await call.run(start.target)
             except (GatewayError, asyncio.CancelledError, Exception) as exc:

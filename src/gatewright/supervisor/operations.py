@@ -100,14 +100,7 @@ class SupervisorOperations:
     async def current(self) -> Current:
         """Return the configuration that runs."""
         configurations = self._configurations
-        return Current(
-            configurations.config,
-            _tag(configurations.version),
-            configurations.path,
-            configurations.source,
-            configurations.saved,
-            configurations.secrets(),
-        )
+        return Current(configurations.config, _tag(configurations.version), configurations.secrets())
 
     async def targets(self) -> list[TargetView]:
         """Return every target, in the order of the configuration."""
