@@ -10,6 +10,9 @@ from gatewright.control.discovery.wanted import Found
 from gatewright.control.loader import load
 from gatewright.control.models import GatewayConfig
 from gatewright.core.clock import SystemClock
+from tests.kit.consul import FakeConsul
+
+A, B = ("127.0.0.1:8001", 1), ("127.0.0.1:8002", 1)  # what entry(8001) and entry(8002) are found as
 
 
 class Finding:
@@ -65,3 +68,13 @@ def run(folder: Path, check: Callable[[Finding], Awaitable[None]], clock: Any = 
             finding.discovery.stop()
 
     asyncio.run(main())
+
+
+def config(consul: FakeConsul, more: str = "", extra: str = "") -> str:
+    """Return a configuration whose service `s` is Consul's `web`; `more` stands in its section, `extra` beside."""
+    return f"services: {{s: {{discover: {{consul: {{service: web, address: '{consul.url}'{more}}}}}}}}}\n{extra}"
+
+
+async def question(consul: FakeConsul) -> Any:
+    """Return the next question that Consul was asked."""
+    return await asyncio.to_thread(consul.asked)

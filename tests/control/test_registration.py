@@ -1,7 +1,6 @@
 """The gateway's own entry in Consul: what it says, that it is made again when it is lost, and removed at the end."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +14,6 @@ from tests.kit.consul import FakeConsul, Question, answer
 
 PLACES = Places("127.0.0.1:8080", False, "127.0.0.1:9901")
 DONE = answer(b"")
-
-
-@pytest.fixture
-def consul() -> Iterator[FakeConsul]:
-    with FakeConsul() as consul:
-        yield consul
 
 
 @pytest.mark.parametrize(

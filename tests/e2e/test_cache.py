@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.kit.caching import WHO, Bench, Step
+from tests.kit.caching import FRESH, WHO, Bench, Step
 
 MODIFIED = "Wed, 01 Jan 2020 00:00:00 GMT"
 
@@ -16,7 +16,6 @@ def bench(tmp_path_factory):
 
 
 S = Step
-FRESH = ["Cache-Control: max-age=60"]
 TAGGED = ["Cache-Control: max-age=2", 'ETag: "a"']
 STORED = S([], "stored")
 NEW = S([], "new")

@@ -6,13 +6,11 @@ import time
 import pytest
 
 from gatewright.app import ConfigurationError
-from gatewright.plugins.jwt import JwtPlugin
 from tests.kit.answers import why
 from tests.kit.tokens import (
     KINDS,
     SECRET,
     Issuer,
-    StandIn,
     claims,
     forged,
     jwk,
@@ -24,12 +22,6 @@ from tests.kit.tokens import (
 from tests.kit.wire import get, request
 
 HS256 = f'jwt: {{algorithms: [HS256], secret: "{SECRET}"}}'
-
-
-@pytest.fixture(autouse=True)
-def services(monkeypatch, tmp_path):
-    """What plugins find as `self.gateway` unless the gateway gives them its own."""
-    monkeypatch.setattr(JwtPlugin, "gateway", StandIn(tmp_path), raising=False)
 
 
 @pytest.fixture

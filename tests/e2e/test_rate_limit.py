@@ -5,45 +5,31 @@ import time
 
 import pytest
 
-from gatewright.plugins.rate_limit import RateLimit
 from gatewright.state.redis import BOUND
 from tests.kit.answers import reply, why
 from tests.kit.inside import until
 from tests.kit.servers import redis_server
 from tests.kit.wire import OK, RawSocket, answer_all, get
-from tests.state.services import Services
+
+
+def store_of(running):
+    """The store in Redis of a gateway that has one."""
+    (store,) = running.gateway.services._owned._redis.values()
+    return store
 
 
 @pytest.fixture
-def given(monkeypatch):
-    """Give every `rate_limit` plugin this gateway: `given(redis_url)`."""
-
-    def give(redis="", **more):
-        services = Services(redis, **more)
-        monkeypatch.setattr(
-            RateLimit, "gateway", property(lambda self: services, lambda self, given: None), raising=False
-        )
-        return services
-
-    give()
-    return give
-
-
-@pytest.fixture
-def limited(given, proxy, target):
-    """Start a gateway with a limit on everything: (running, services)."""
+def limited(proxy, target):
+    """Start a gateway with a limit on everything."""
 
     def start(settings, redis="", script=None, bound=2.0, **more):
-        services = given(redis, bound=bound)
-        upstream = target(script)
-        running = proxy(upstream, extra=f"plugins:\n  - rate_limit: {settings}\n", **more)
-        return running, services
+        extra = f"plugins:\n  - rate_limit: {settings}\n" + (f"state: {{redis: '{redis}'}}\n" if redis else "")
+        running = proxy(target(script), extra=extra, **more)
+        if redis:
+            store_of(running)._bound = bound  # longer than usual: a busy machine's pauses are no faults
+        return running
 
     return start
-
-
-def close(running, services):
-    running.call(services.all_stores.close)
 
 
 @pytest.fixture
@@ -54,9 +40,7 @@ def redis():
 
 @pytest.mark.parametrize("stored", ["embedded", "redis"])
 def test_a_limit(limited, redis, stored):
-    running, services = limited(
-        "{limit: 3/minute}", redis.url if stored == "redis" else "", answer_all(reply(200, b"hi"))
-    )
+    running = limited("{limit: 3/minute}", redis.url if stored == "redis" else "", answer_all(reply(200, b"hi")))
     answers = [get(running.port) for _ in range(5)]
     assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
     assert [answer.get("ratelimit").partition(";t=")[0] for answer in answers] == [
@@ -69,11 +53,9 @@ def test_a_limit(limited, redis, stored):
     assert [line["status"] for line in lines] == [200, 200, 200, 429, 429]
     assert lines[4]["reason"] == "rate_limited"
     assert running.gateway._proxy.snapshot.unrouted.chain.request == ()
-    close(running, services)
 
 
-def test_a_limit_on_one_route_replaces_the_global_one(given, gateway, target):
-    given()
+def test_a_limit_on_one_route_replaces_the_global_one(gateway, target):
     url = target().url
     running = gateway(f"""
 services: {{s: {{targets: ["{url}"]}}}}
@@ -90,7 +72,7 @@ plugins: [{{rate_limit: {{limit: 5/minute}}}}]
 
 
 def test_requests_without_a_route_are_not_counted(limited):
-    running, _ = limited("{limit: 1/minute}", route="")
+    running = limited("{limit: 1/minute}", route="")
     assert [get(running.port, "/..").status for _ in range(3)] == [400, 400, 400]
     assert get(running.port).status == 200
 
@@ -107,7 +89,7 @@ def test_what_is_under_way_is_given_back_however_it_ends(limited, redis, stored)
                 go.wait(10)
             session.send(OK)
 
-    running, services = limited(
+    running = limited(
         "{limit: 2, algorithm: concurrency}",
         redis.url if stored == "redis" else "",
         script,
@@ -133,7 +115,6 @@ def test_what_is_under_way_is_given_back_however_it_ends(limited, redis, stored)
     go.set()
     for client in (first, third, fourth):
         client.close()
-    close(running, services)
 
 
 def load(running, stop, clients=8):
@@ -157,8 +138,8 @@ def load(running, stop, clients=8):
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
     """Nobody waits longer than the bound, the limit holds on this machine meanwhile, and Redis counts again after."""
-    running, services = limited("{limit: 20/hour, algorithm: fixed_window, on_failure: local}", redis.url, bound=BOUND)
-    store = services.stores.redis
+    running = limited("{limit: 20/hour, algorithm: fixed_window, on_failure: local}", redis.url, bound=BOUND)
+    store = store_of(running)
     assert [get(running.port).status for _ in range(5)] == [200] * 5
     stop = threading.Event()
     if how == "killed":
@@ -167,7 +148,7 @@ def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
         redis.pause()
     told, threads = load(running, stop)
     until(running, lambda: not store.available)
-    until(running, lambda: services.counted["ratelimit_store_errors", ("limit", "default")] > 100)
+    until(running, lambda: running.counted("ratelimit_store_errors", limit="default") > 100)
     if how == "killed":
         redis.start()
     else:
@@ -185,38 +166,38 @@ def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
     assert max(seconds for _, seconds, _ in told) < BOUND + 0.5  # a busy machine's pauses are not ours
     slow = [seconds for _, seconds, _ in told if seconds >= BOUND]
     assert len(slow) < len(told) / 4, "only those that found out may have waited"
-    close(running, services)
 
 
 @pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
 def test_without_redis_the_policy_decides(limited, policy, status):
-    running, services = limited(f"{{limit: 1/hour, on_failure: {policy}}}", "redis://127.0.0.1:1")
+    running = limited(f"{{limit: 1/hour, on_failure: {policy}}}", "redis://127.0.0.1:1")
     answers = [get(running.port) for _ in range(4)]
     assert [answer.status for answer in answers] == [status] * 4
     if status == 503:
         assert why(answers[0]) == (503, "rate_limit_unavailable")
         assert answers[0].get("retry-after") == "1"
-    close(running, services)
 
 
-def test_gateways_on_one_redis_share_their_limits(given, gateway, target, redis):
+def test_gateways_on_one_redis_share_their_limits(gateway, target, redis):
     """Two gateways, each with stores of its own."""
     url = target().url
-    runnings = []
-    for _ in range(2):
-        services = given(redis.url)
-        config = f'services: {{s: {{targets: ["{url}"]}}}}\nroutes: [{{name: r, match: {{path: /*}}, service: s}}]\n'
-        runnings.append((gateway(config + "plugins: [rate_limit: {limit: 10/hour}]\n"), services))
+    config = f'''
+services: {{s: {{targets: ["{url}"]}}}}
+routes: [{{name: r, match: {{path: /*}}, service: s}}]
+plugins: [rate_limit: {{limit: 10/hour}}]
+state: {{redis: "{redis.url}"}}
+'''
+    runnings = [gateway(config) for _ in range(2)]
+    for running in runnings:
+        store_of(running)._bound = 2.0
     statuses = []
 
     def ask(running):
         statuses.extend(get(running.port).status for _ in range(20))
 
-    threads = [threading.Thread(target=ask, args=(running,)) for running, _ in runnings for _ in range(3)]
+    threads = [threading.Thread(target=ask, args=(running,)) for running in runnings for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert (statuses.count(200), statuses.count(429)) == (10, 110)
-    for running, services in runnings:
-        close(running, services)

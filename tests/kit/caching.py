@@ -1,25 +1,20 @@
-"""For tests of the cache: time that is moved by hand, the gateway as the plugin sees it, and a target that keeps count."""
+"""For tests of the cache: a gateway whose time is moved by hand, and a target that keeps count."""
 
+import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from gatewright.core.exchange import Exchange
-from gatewright.core.headers import Headers
-from gatewright.core.messages import Response
-from gatewright.plugins.base import AnyPlugin
-from gatewright.plugins.cache.plugin import CachePlugin
+from gatewright.plugins.cache.plugin import PURGES
 from gatewright.plugins.cache.store import MemoryStore
-from gatewright.proxy.asking import ask
-from tests.kit.gateway import RunningGateway, run_gateway
-from tests.kit.wire import Answer, Target, TargetSession, request
+from tests.kit.gateway import run_gateway
+from tests.kit.wire import TIMEOUT, Answer, Target, TargetSession, request
+
+FRESH = ["Cache-Control: max-age=60"]
 
 
 class ManualClock:
@@ -38,43 +33,6 @@ class ManualClock:
     def date(self, seconds: float = 0.0) -> str:
         """An HTTP date so many seconds from now."""
         return formatdate(self.wall() + seconds, usegmt=True)
-
-
-class Services:
-    """What `GatewayServices` promises, for plugins of one gateway in this process."""
-
-    base_dir = Path()
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.running: RunningGateway | None = None
-        self.objects: dict[str, Any] = {}
-        self.hearers: dict[str, list[Callable[[Any], None]]] = defaultdict(list)
-        self.counted: Counter[tuple[Any, ...]] = Counter()
-
-    def shared(self, key: str, factory: Callable[[], Any]) -> Any:
-        if key not in self.objects:
-            self.objects[key] = factory()
-        return self.objects[key]
-
-    async def ask(self, plugin: AnyPlugin, exchange: Exchange, headers: Headers, max_body: int) -> Response:
-        assert self.running is not None
-        proxy = self.running.gateway._proxy
-        assert proxy is not None
-        return await ask(proxy.snapshot, proxy._clock, plugin, exchange, headers, max_body)
-
-    def publish(self, topic: str, message: Any) -> None:
-        for hear in self.hearers[topic]:
-            hear(message)
-
-    def subscribe(self, topic: str, hear: Callable[[Any], None]) -> None:
-        self.hearers[topic].append(hear)
-
-    def count(self, name: str, **labels: str) -> None:
-        self.counted[name, *sorted(labels.items())] += 1
-
-    def counter(self, name: str, **labels: str) -> Callable[[], None]:
-        return lambda: self.count(name, **labels)
 
 
 class Origin:
@@ -111,6 +69,26 @@ def sent(head: str, name: str) -> str | None:
     return None
 
 
+class Gate:
+    """A reply that is held back until it is let go."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.asked = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, session: TargetSession) -> None:
+        self.asked.set()
+        for piece in self.pieces:
+            assert self.go.wait(TIMEOUT)
+            session.send(piece)
+
+
+def told(answer: Answer) -> str | None:
+    """What the answer says that the cache did."""
+    return answer.get("cache-status")
+
+
 @dataclass
 class Step:
     """A request, the target's reply if it is asked, and what must come of it."""
@@ -134,25 +112,26 @@ class Bench:
     def __init__(
         self, settings: str, stack: ExitStack, folder: Path, before: str = "", behind: str = "", listener: str = "",
     ) -> None:  # fmt: skip
-        self.services = Services()
+        self.clock = ManualClock()
         self.origin = Origin()
         self.target = stack.enter_context(Target(self.origin))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        # A property with a setter: the builder's own wiring does not replace it.
-        patch.setattr(CachePlugin, "gateway", property(lambda _: self.services, lambda _, value: None), raising=False)
         config = (
             f'listeners: [{{bind: "127.0.0.1:0", {listener}}}]\n'
             f'services: {{s: {{targets: ["{self.target.url}"], retry: {{attempts: 0}}, breaker: false, outlier: false}}}}\n'
             f"routes: [{{name: all, match: {{path: '/{{rest...}}'}}, service: s, plugins: [{behind}]}}]\n"
             f"plugins: [{before + ',' if before else ''} {{cache: {settings}}}]\n"
         )
-        self.running = self.services.running = stack.enter_context(run_gateway(folder, config, files={"mine.py": MINE}))
+        self.running = stack.enter_context(run_gateway(folder, config, files={"mine.py": MINE}, clock=self.clock))
         self.port = self.running.port
         self._paths = 0
 
     @property
     def store(self) -> MemoryStore:
-        return self.services.objects["cache.memory"]
+        return self.running.gateway.services.shared("cache.memory", MemoryStore)
+
+    def purge(self, kind: str, value: str) -> None:
+        """Tell every worker to remove something."""
+        self.running.call(self.running.gateway.services.publish, PURGES, [kind, value])
 
     def path(self) -> str:
         """A path that nobody has used."""
@@ -172,7 +151,7 @@ class Bench:
         if not brace:
             return text
         seconds, _, after = rest.partition("}")
-        return before + self.services.clock.date(float(seconds)) + after
+        return before + self.clock.date(float(seconds)) + after
 
     def ask(self, path: str, head: str = "", method: str = "GET") -> Answer:
         data = f"{method} {path} HTTP/1.1\r\nHost: test\r\n{self._dated(head)}\r\n"
@@ -184,7 +163,7 @@ class Bench:
         bodies = [f"{path} body {number}".encode() for number in range(len(steps))]
         last = 0
         for number, step in enumerate(steps):
-            self.services.clock.passed += step.later
+            self.clock.passed += step.later
             bare = step.method == "HEAD" or step.status in (204, 304)
             self.origin.replies[path] = [self.reply(step.status, step.fields, bodies[number], bare)]
             before = self.origin.asked(path)
@@ -203,6 +182,7 @@ class Bench:
                 assert answer.get(name) == value, f"{name}: {told}"
 
 
+LATE = "{use: './mine.py:Late'}"
 WHO = "{use: './mine.py:Who'}"
 MINE = """
 from gatewright import Consumer, Exchange, Plugin, PluginConfig, Response

@@ -12,7 +12,9 @@ import uvloop
 
 from gatewright.app import ConfigurationError, Gateway, Prepared
 from gatewright.control.loader import load
+from gatewright.core.clock import Clock
 from gatewright.net.listener import Listener
+from gatewright.telemetry.counters import Counters
 
 STOP_SECONDS = 10.0
 LOG = "access.log"
@@ -21,8 +23,9 @@ LOG = "access.log"
 class RunningGateway:
     """A gateway that serves. `port` is its first listener's."""
 
-    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop, folder: Path, counters: Counters) -> None:
         self.gateway = gateway
+        self._counters = counters
         self.folder = folder
         self._loop = loop
         self._log = folder / LOG
@@ -64,6 +67,10 @@ class RunningGateway:
         self.call(self._flush)
         return [json.loads(line) for line in self._log.read_text().splitlines()] if self._log.exists() else []
 
+    def counted(self, name: str, **labels: str) -> int:
+        """Return what plugins have counted under this name and these labels."""
+        return self._counters.cell(name, labels).value
+
     def _flush(self) -> None:
         sink = self.gateway._sink
         if sink is not None:
@@ -89,6 +96,7 @@ def run_gateway(
     environ: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    clock: Clock | None = None,
 ) -> Iterator[RunningGateway]:
     """Write `config` (and `files`) into `folder`, start a gateway on it, and stop it at the end.
 
@@ -97,7 +105,11 @@ def run_gateway(
     """
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
-    gateway = Gateway.from_file(write_config(folder, config), environ or {})
+    loaded = load(write_config(folder, config), environ or {})
+    if loaded.config is None:
+        raise ConfigurationError(loaded.errors)
+    counters = Counters()
+    gateway = Gateway(loaded.config, loaded.base_dir, clock, counters=counters)
     started: threading.Event = threading.Event()
     failure: list[BaseException] = []
     loops: list[asyncio.AbstractEventLoop] = []
@@ -127,7 +139,7 @@ def run_gateway(
         thread.join(STOP_SECONDS)
         raise failure[0]
     try:
-        yield RunningGateway(gateway, loops[0], folder)
+        yield RunningGateway(gateway, loops[0], folder, counters)
     finally:
         loops[0].call_soon_threadsafe(stop[0].set)
         thread.join(STOP_SECONDS)

@@ -1,18 +1,12 @@
 """Tokens made by hand, so that every part of them can be wrong; keys of each kind; an issuer that publishes keys."""
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 import jwt
@@ -21,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gatewright.core.clock import SystemClock
-from gatewright.plugins.services import Fetched, FetchError
 from tests.kit.wire import Target, TargetSession
 
 SECRET = "correct horse battery staple, and then some more of it: 64 bytes"
@@ -102,41 +95,6 @@ class MovedClock:
 
     def wall(self) -> float:
         return SystemClock.wall() + self.ahead
-
-
-class StandIn:
-    """Does for a plugin what a gateway does: time that a test moves, requests by the standard library, counts."""
-
-    def __init__(self, base_dir: Path) -> None:
-        self.clock = MovedClock()
-        self.base_dir = base_dir
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.kept: dict[str, Any] = {}
-
-    def shared(self, key: str, factory: Callable[[], Any]) -> Any:
-        if key not in self.kept:
-            self.kept[key] = factory()
-        return self.kept[key]
-
-    async def fetch(
-        self, url: str, *, headers: Sequence[tuple[str, str]] = (), timeout: float = 5.0, max_body: int = 1024 * 1024
-    ) -> Fetched:
-        def get() -> Fetched:
-            try:
-                with urllib.request.urlopen(
-                    urllib.request.Request(url, headers=dict(headers)), timeout=timeout
-                ) as found:
-                    return Fetched(found.status, {}, found.read(max_body))
-            except urllib.error.HTTPError as error:
-                error.close()
-                return Fetched(error.code)
-            except (OSError, ValueError) as error:
-                raise FetchError(str(error)) from error
-
-        return await asyncio.to_thread(get)
-
-    def count(self, name: str, **labels: str) -> None:
-        self.counts[name, labels["result"]] += 1
 
 
 class Issuer:

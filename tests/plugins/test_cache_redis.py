@@ -7,13 +7,12 @@ import pytest
 
 from gatewright.core.headers import Headers
 from gatewright.plugins.cache.entry import Entry, Terms
-from gatewright.plugins.cache.plugin import PURGES, CachePlugin
+from gatewright.plugins.cache.plugin import CachePlugin
 from gatewright.plugins.cache.redis_store import RedisStore, check_url
 from gatewright.plugins.cache.store import make_slot
-from tests.kit.caching import Bench, ManualClock
+from tests.kit.caching import FRESH, Bench, ManualClock, told
 from tests.kit.servers import redis_server
 
-FRESH = ["Cache-Control: max-age=60"]
 URL = "http://h/a*[x]"
 
 
@@ -222,35 +221,39 @@ def bench(tmp_path_factory):
         yield lambda settings: Bench(settings, stack, tmp_path_factory.mktemp("gateway"))
 
 
-def told(answer):
-    return answer.get("cache-status")
+@pytest.fixture
+def two(bench, redis):
+    """Two gateways on one Redis, whose machines have the same date."""
+    one, other = (bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}") for _ in range(2))
+    other.clock._wall = one.clock._wall
+    return one, other
 
 
-def test_another_gateway_serves_what_one_has_stored(redis, bench):
-    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+def test_another_gateway_serves_what_one_has_stored(redis, two):
+    one, other = two
     path = one.path()
     one.origin.replies[path] = [one.reply(200, [*FRESH, "Vary: Foo"], b"x")]
     assert told(one.ask(path)) == "gatewright; fwd=uri-miss; fwd-status=200; stored"
     redis.until(lambda: redis.ask("EXISTS", f"gatewright:cache:e:http://test{path}\nall"), "the answer")
-    one.running.call(one.store.purge, "all")  # as if it were another process
-    assert told(one.ask(path)) == "gatewright; hit; ttl=60"
-    assert told(one.ask(path, "Cache-Control: only-if-cached\r\n")) == "gatewright; hit; ttl=60"
-    one.services.clock.passed += 10
-    assert told(one.ask(path)) == "gatewright; hit; ttl=50"
-    assert one.ask(path, "Foo: 1\r\nCache-Control: only-if-cached\r\n").status == 504
-    assert one.origin.asked(path) == 1
+    assert told(other.ask(path)) == "gatewright; hit; ttl=60"
+    assert told(other.ask(path, "Cache-Control: only-if-cached\r\n")) == "gatewright; hit; ttl=60"
+    other.clock.passed += 10
+    assert told(other.ask(path)) == "gatewright; hit; ttl=50"
+    assert other.ask(path, "Foo: 1\r\nCache-Control: only-if-cached\r\n").status == 504
+    assert (one.origin.asked(path), other.origin.asked(path)) == (1, 0)
 
 
-def test_a_purge_by_another_gateway_holds_after_a_second(redis, bench):
-    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+def test_a_purge_by_another_gateway_holds_after_a_second(redis, two):
+    one, other = two
     path = one.path()
     one.origin.replies[path] = [one.reply(200, FRESH, b"old"), one.reply(200, FRESH, b"new")]
     one.ask(path)
     key = f"gatewright:cache:e:http://test{path}\nall"
     redis.until(lambda: redis.ask("EXISTS", key), "the answer")
-    redis.ask("DEL", key)
+    other.purge("url", f"http://test{path}")
+    redis.until(lambda: not redis.ask("EXISTS", key), "the purge")
     assert one.ask(path).body == b"old"
-    one.services.clock.passed += 1.1
+    one.clock.passed += 1.1
     assert one.ask(path).body == b"new"
 
 
@@ -275,8 +278,8 @@ def test_without_redis_each_worker_goes_on_by_itself(bench):
         own.kill()
         one.origin.replies[path] = [one.reply(200, FRESH, b"x")]
         assert [one.ask(path).body for _ in range(3)] == [b"x"] * 3
-        one.services.clock.passed += 5
+        one.clock.passed += 5
         assert one.ask(path).body == b"x"
         assert one.origin.asked(path) == 1
-        one.running.call(one.services.publish, PURGES, ["all", ""])
+        one.purge("all", "")
         assert one.ask(path).status == 200

@@ -17,7 +17,7 @@ from gatewright.control.base import ConfigModel, Given
 from gatewright.control.fields import Address
 from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_models import PluginRef
-from gatewright.control.units import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN, in_words
+from gatewright.core.units import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN, in_words
 
 _QUANTITIES = (DURATION_PATTERN, SIZE_PATTERN, SHARE_PATTERN)
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gatewright.control.base import ConfigModel, complaint
 from gatewright.control.errors import closest, listed
 from gatewright.control.fields import Text, parse_token
-from gatewright.control.units import DurationOrZero
+from gatewright.core.units import DurationOrZero
 
 BALANCERS = ("p2c", "round_robin", "weighted", "least_requests")
 

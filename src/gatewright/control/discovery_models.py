@@ -26,7 +26,7 @@ from gatewright.control.fields import (
     parse_target_url,
     resolve_path,
 )
-from gatewright.control.units import Duration, DurationOrZero
+from gatewright.core.units import Duration, DurationOrZero
 
 DEFAULT_CONSUL = "http://127.0.0.1:8500"
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f/?#]{1,255}")

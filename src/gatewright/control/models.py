@@ -17,8 +17,8 @@ from gatewright.control.process_models import Admin, AdminConfig, ShutdownConfig
 from gatewright.control.route_models import RouteConfig
 from gatewright.control.service_models import ServiceConfig
 from gatewright.control.tracing_models import TracingConfig
-from gatewright.control.units import BodyLimit, Duration, DurationOrZero, Size
 from gatewright.core.limits import Limits
+from gatewright.core.units import BodyLimit, Duration, DurationOrZero, Size
 
 _DEFAULTS = Limits()
 

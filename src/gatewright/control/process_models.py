@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from gatewright.control.base import ConfigModel, complaint
 from gatewright.control.fields import Address, Bind, Flag, parse_bind
-from gatewright.control.units import DurationOrZero
+from gatewright.core.units import DurationOrZero
 
 DEFAULT_ADMIN = Address("127.0.0.1", 9901)
 MAX_WORKERS = 256

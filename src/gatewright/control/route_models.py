@@ -27,7 +27,7 @@ from gatewright.control.fields import (
     quiet_regex,
 )
 from gatewright.control.plugin_models import PluginList
-from gatewright.control.units import BodyLimit
+from gatewright.core.units import BodyLimit
 from gatewright.routing import predicates
 
 ACTIONS = ("service", "split", "redirect", "respond", "health")

@@ -7,7 +7,7 @@ value, defaults as one writes them), and loses what a file may not hold: null. I
 from typing import Any
 
 from gatewright.control.models import GatewayConfig
-from gatewright.control.units import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN, in_words
+from gatewright.core.units import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN, in_words
 
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_]", "description": "A text with variables: ${NAME}"}
 _VARIABLE_REF = {"$ref": "#/$defs/Variable"}

@@ -32,7 +32,7 @@ from gatewright.control.fields import (
     Whole,
 )
 from gatewright.control.plugin_models import PluginList
-from gatewright.control.units import Duration, DurationOrZero, Share
+from gatewright.core.units import Duration, DurationOrZero, Share
 
 Positive = Annotated[Whole, Field(ge=1, le=1_000_000)]
 

@@ -15,7 +15,6 @@ look-up. The settings are in `jwt_config`; what a token must be, `jwt_token` kno
 import logging
 from collections.abc import Callable
 
-from gatewright.core.clock import SystemClock
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Field
 from gatewright.core.messages import Response
@@ -67,7 +66,7 @@ class JwtPlugin(Plugin[JwtConfig], name="jwt"):
             config.leeway,
         )
         self._memory = Memory(config.remember)
-        self._wall: Callable[[], float] = SystemClock.wall
+        self._wall: Callable[[], float]  # set at the start
         self._keys: KeySet | None = None
         self._source: KeySource | None = None
 

@@ -27,7 +27,7 @@ from gatewright.plugins.rate_limit_config import Key, LimitConfig, RateLimitConf
 from gatewright.plugins.services import GatewayServices
 from gatewright.state.limits import SECOND, Check, Concurrency, Limit, StoreUnavailable, Verdict
 from gatewright.state.shared import SharedStore
-from gatewright.state.stores import LimitStores, Stores
+from gatewright.state.stores import LimitStores
 
 if TYPE_CHECKING:
     from gatewright.state.redis import RedisStore  # else a gateway without Redis would load all of redis-py
@@ -61,23 +61,20 @@ class Rule:
         self.quota = config.burst or config.limit.number if config.algorithm == "gcra" else config.limit.number
         self.concurrent = config.algorithm == "concurrency"
         self.told = not config.shadow  # clients learn nothing of what does not bind them
-        self.limit = self.bound("")
-        self.allowed: Callable[[], None]  # counts; set at the start, as `limited`
+        self.limit: Limit  # set at the start, as what counts the decisions
+        self.allowed: Callable[[], None]
         self.limited: Callable[[], None]
 
-    def count_by(self, gateway: GatewayServices) -> None:
-        """Have the gateway count what is decided."""
+    def start(self, gateway: GatewayServices, place: str) -> None:
+        """Count requests apart from those in other places, unless the limit has a name; and decisions in metrics."""
+        config = self.config
+        assert config.limit is not None
+        scope = f"name {config.name}" if config.name is not None else f"place {place} {self.name} {config.by}"
+        scope = f"{scope} {config.limit.period}"
+        self.limit = Limit(config.make(), name=self.name, scope=scope, cost=config.cost, shadow=config.shadow)
         mode = "enforced" if self.told else "shadow"
         self.allowed = gateway.counter("ratelimit_allowed", limit=self.name)
         self.limited = gateway.counter("ratelimit_limited", limit=self.name, mode=mode)
-
-    def bound(self, place: str) -> Limit:
-        """Return the limit, counted apart from those in other places unless it has a name."""
-        config = self.config
-        assert config.limit is not None
-        period = config.limit.period
-        scope = f"name {config.name}" if config.name is not None else f"place {place} {self.name} {config.by}"
-        return Limit(config.make(), name=self.name, scope=f"{scope} {period}", cost=config.cost, shadow=config.shadow)
 
     def policy(self) -> str:
         """Return the member of `RateLimit-Policy`: the quota, and the window in whole seconds if it is that."""
@@ -93,7 +90,6 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
     """Refuses what is too much with 429, and says in headers how much is left."""
 
     gateway: GatewayServices
-    place = ""  # where the configuration names this plugin; set by who builds it, before `start`
 
     def __init__(self, config: RateLimitConfig) -> None:
         super().__init__(config)
@@ -101,8 +97,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         self._together = ""
         self._mark = f"rate_limit {id(self)}"  # under which an exchange keeps its verdicts
         self._held_mark = f"{self._mark} held"
-        self._stores: LimitStores | None = None
-        self._own: Stores | None = None
+        self._stores: LimitStores  # both set at the start
         self._shared: SharedStore
         self._concurrent = any(rule.concurrent for rule in self._rules)
         self._simple = len(self._rules) == 1 and not self._concurrent
@@ -115,24 +110,14 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         """Open the stores. A Redis that is down is no error."""
         if not self._rules:
             return
-        self._stores = getattr(self.gateway, "stores", None)
-        if self._stores is None:
-            self._own = Stores(None, self.gateway.clock)
-            self._stores = self._own.for_configuration("")
-        place = self.place or repr(self.config)
+        self._stores = self.gateway.stores
         for rule in self._rules:
-            rule.limit = rule.bound(place)
-            rule.count_by(self.gateway)
+            rule.start(self.gateway, self.place)
         if len({rule.config.by for rule in self._rules}) > 1:
-            self._together = f"together {place}"
+            self._together = f"together {self.place}"
         self._shared = self._stores.shared
         if self._stores.redis is not None:
             await self._stores.redis.start()
-
-    async def stop(self) -> None:
-        """Close what is this plugin's alone."""
-        if self._own is not None:
-            await self._own.close()
 
     # The request
 
@@ -141,8 +126,9 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         """The hook: a plain one unless there is a Redis to wait for. The chain asks once, when it is compiled."""
         if not self._rules:
             return _let_pass
-        stores: LimitStores | None = getattr(getattr(self, "gateway", None), "stores", None)
-        return self._ask_embedded if stores is None or stores.redis is None else self._ask_redis
+        # Without a gateway it is compiled to be checked only.
+        waits = hasattr(self, "gateway") and self.gateway.stores.redis is not None
+        return self._ask_redis if waits else self._ask_embedded
 
     def _ask_embedded(self, exchange: Exchange) -> Response | None:
         """Decide in the embedded store."""
@@ -167,7 +153,6 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
 
     async def _ask_redis(self, exchange: Exchange) -> Response | None:
         """Decide in Redis."""
-        assert self._stores is not None
         redis = self._stores.redis
         assert redis is not None
         checks = [(rule.limit, rule.key(exchange)) for rule in self._rules]
@@ -183,7 +168,6 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
         self.gateway.count("ratelimit_store_errors", limit=self._rules[0].name)
         self._say("the limits' store fails (on_failure: %s): %s", self.config.on_failure, error)
         if self.config.on_failure == "local":
-            assert self._stores is not None
             candidates = [self._stores.private] if self._stores.redis is None else [self._shared, self._stores.private]
             for store in candidates:
                 try:

@@ -5,7 +5,6 @@ breaker. The answer comes back as the target gave it, complete. It is not record
 """
 
 import asyncio
-import inspect
 from collections.abc import Callable
 
 from gatewright.core.clock import Clock
@@ -15,9 +14,9 @@ from gatewright.core.headers import Field, Headers
 from gatewright.core.messages import Request, Response
 from gatewright.core.tasks import Run
 from gatewright.plugins.base import AnyPlugin
-from gatewright.plugins.chain import overrides
+from gatewright.plugins.chain import compile_chain
 from gatewright.proxy.call import Call
-from gatewright.proxy.hooks import buffer_answer, call_done, plugin_failed, surround, wanting
+from gatewright.proxy.hooks import buffer_answer, call_done, call_plain, run_request_steps, surround, wanting
 from gatewright.proxy.route import Route, Snapshot
 
 
@@ -77,14 +76,16 @@ async def _go(
     outcome: "asyncio.Future[Response]",
 ) -> None:  # fmt: skip
     plugins = route.chain.plugins
-    behind = plugins[plugins.index(plugin) + 1 :]
+    behind = compile_chain(plugins[plugins.index(plugin) + 1 :])
     route.generation.in_flight += 1
     error: GatewayError | None = None
     try:
-        response = await _request_phase(behind, exchange)
+        if behind.request_steps is not None:
+            response = await run_request_steps(behind.request_steps, exchange, run)
+        else:
+            response = call_plain(behind.request, exchange)
         if response is None:
-            arounds = tuple(each for each in behind if overrides(each, "around"))
-            response = await surround(wanting(arounds, exchange), exchange, call.run)()
+            response = await surround(wanting(behind.around, exchange), exchange, call.run)()
         await buffer_answer(exchange, response, max_body, run)
         if not outcome.done():
             outcome.set_result(response)
@@ -95,21 +96,4 @@ async def _go(
     finally:
         call.close(error)
         route.generation.in_flight -= 1
-        call_done(tuple(each.on_done for each in behind if overrides(each, "on_done")), exchange)
-
-
-async def _request_phase(plugins: tuple[AnyPlugin, ...], exchange: Exchange) -> Response | None:
-    for plugin in plugins:
-        if not overrides(plugin, "on_request"):
-            continue
-        try:
-            response = plugin.on_request(exchange)
-            if inspect.isawaitable(response):
-                response = await response
-        except GatewayError:
-            raise
-        except Exception as exc:
-            raise plugin_failed(plugin.on_request, exchange, exc) from exc
-        if response is not None:
-            return response
-    return None
+        call_done(behind.done, exchange)

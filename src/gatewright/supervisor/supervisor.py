@@ -106,6 +106,8 @@ class Supervisor:
         if not starting.done():
             starting.cancel()
             return False
+        if told.done():  # both came at once: the signal is for who serves now
+            self._signals.put_nowait(told.result())
         told.cancel()
         starting.result()
         return True
@@ -250,6 +252,7 @@ class Supervisor:
         self.configurations.close_listeners()  # the workers have their own, and accept what waits there
         await self.crew.ended(grace)
 
-    async def _told_to_end(self) -> None:
-        while await self._signals.get() not in _ENDING:
+    async def _told_to_end(self) -> signal.Signals:
+        while (number := await self._signals.get()) not in _ENDING:
             pass
+        return number

@@ -20,28 +20,13 @@ _ABOUT = re.compile(r"(?:url|uri|endpoint|header|name|ttl|file|path|type|algorit
 _COOKIES = ("cookie", "set-cookie")  # names of fields, and also of settings: they count within header fields only
 
 # Names that are secret only as a whole. They are compared without case, "_", "-" and ".".
-_EXACT = frozenset(
-    [
-        *("assertion", "auth", "client_assertion", "credit_card", "card_number", "cookie", "cookies", "csrf", "cvc"),
-        *(
-            "cvv",
-            "jwt",
-            "otp",
-            "passcode",
-            "pin",
-            "samlrequest",
-            "samlresponse",
-            "session",
-            "sessionid",
-            "sid",
-            "x-auth",
-        ),
-        *("set-cookie", "sig", "signature", "xsrf", "x-amz-signature", "x-goog-signature"),
-    ]
+_EXACT = (
+    *("cookie", "cookies", "set-cookie", "session", "sessionid", "sid", "csrf", "xsrf"),
+    *("auth", "x-auth", "assertion", "client_assertion", "jwt", "samlrequest", "samlresponse"),
+    *("otp", "passcode", "pin", "credit_card", "card_number", "cvc", "cvv"),
+    *("sig", "signature", "x-amz-signature", "x-goog-signature"),
 )
-_PARAMETERS = frozenset(
-    ["code", "key"]
-)  # short-lived codes of OAuth, keys of APIs: in an address or a form, not in JSON
+_PARAMETERS = ("code", "key")  # short-lived codes of OAuth, keys of APIs: in an address or a form, not in JSON
 
 
 def names_secret(name: str) -> bool:

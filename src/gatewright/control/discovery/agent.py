@@ -7,18 +7,19 @@ import json
 import re
 import ssl
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from gatewright.control.discovery.wanted import DiscoveryError
+from gatewright.control.services import opener
 from gatewright.core.clock import Clock
 from gatewright.core.errors import GatewayError
 from gatewright.core.messages import Response
-from gatewright.net.connect import connect
 from gatewright.net.timers import Timers
 from gatewright.net.tls import TargetTls, client_context
 from gatewright.upstream.client import fetch
+from gatewright.upstream.service import own_host
+from gatewright.upstream.target import Target
 
-_PORTS = {"http": 80, "https": 443}
 _MAX_ANSWER = 64 * 1024 * 1024
 _SHOWN = 160  # characters of a refusal's text
 
@@ -38,11 +39,7 @@ class ConsulAgent:
 
     def __init__(self, address: str, token: str, ca: str | None, clock: Clock, timers: Timers) -> None:
         """`address` is a URL of scheme, host and port; `ca` a PEM file."""
-        parts = urlsplit(address)
-        self._scheme = parts.scheme
-        self._host = parts.hostname or ""
-        self._port = parts.port or _PORTS[parts.scheme]
-        self._authority = parts.netloc
+        self._target = Target.from_url(address)
         self._headers = [("User-Agent", "gatewright"), *([("X-Consul-Token", token)] if token else [])]
         self._ca = ca
         self._clock = clock
@@ -59,8 +56,8 @@ class ConsulAgent:
         try:
             tls = self._context()
             response = await fetch(
-                lambda owner: connect(owner, self._clock, self._timers, self._host, self._port, tls, self._host),
-                self._authority,
+                opener(self._target, tls, None, self._clock, self._timers),
+                own_host("target", self._target),
                 f"{path}?{urlencode(query)}" if query else path,
                 timeout,
                 headers,
@@ -79,7 +76,7 @@ class ConsulAgent:
 
     def _context(self) -> ssl.SSLContext | None:
         """Return what an https agent is spoken to with, made anew: the file may have changed since the last time."""
-        return client_context(TargetTls(ca=self._ca)) if self._scheme == "https" else None
+        return client_context(TargetTls(ca=self._ca)) if self._target.scheme == "https" else None
 
 
 def content_of(response: Response) -> Any:

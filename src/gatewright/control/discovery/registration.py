@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from gatewright.control.discovery.agent import ConsulAgent, Refused
 from gatewright.control.discovery.wanted import DiscoveryError
+from gatewright.control.discovery.watch import pause_after
 from gatewright.control.discovery_models import ConsulConfig, RegisterConfig
 from gatewright.control.models import GatewayConfig
 from gatewright.core.clock import Clock
@@ -23,7 +24,6 @@ _log = logging.getLogger("gatewright.discovery")
 _LOOK_SECONDS = 30.0  # between two looks at whether the entry is still there
 _ASK_SECONDS = 5.0
 _LEAVE_SECONDS = 2.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -65,13 +65,13 @@ class _Entry:
                     await self._agent.ask("/v1/agent/service/register", query, _ASK_SECONDS, "PUT", self._data)
                     _log.info("entered in Consul as %s (%s)", self._data["Name"], self._data["ID"])
                 there, failures, said = True, 0, ""
-                pause = _LOOK_SECONDS
+                pause = random.uniform(_LOOK_SECONDS / 2, _LOOK_SECONDS)
             except DiscoveryError as error:
                 if str(error) != said:
                     _log.warning("the gateway's entry in Consul cannot be made or seen: %s", error)
                 failures, said = failures + 1, str(error)
-                pause = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
-            await asyncio.sleep(random.uniform(pause / 2, pause))
+                pause = pause_after(failures)
+            await asyncio.sleep(pause)
 
     async def _is_there(self) -> bool:
         try:

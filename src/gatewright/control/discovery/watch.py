@@ -19,6 +19,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _SAVE_SECONDS = 3600.0  # an answer that stays the same is saved again, so that it does not look old
 
 
+def pause_after(failures: int) -> float:
+    """Return how many seconds to wait after so many failures in a row: more each time, and not in step with others."""
+    longest = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
+    return random.uniform(longest / 2, longest)
+
+
 class Source(Protocol):
     """Where instances are found."""
 
@@ -82,8 +88,7 @@ class Watch:
                 await self._take(found)
                 continue
             failures += 1
-            longest = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
-            await asyncio.sleep(random.uniform(longest / 2, longest))
+            await asyncio.sleep(pause_after(failures))
 
     def _failed(self, why: str) -> None:
         self.errors += 1

@@ -61,7 +61,7 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
             except ValueError as error:
                 raise ValueError(f"redis {error}") from error
         self._redis: RedisStore | None = None
-        self.store = MemoryStore()  # until `start` has found that of the process
+        self.store: MemoryStore  # of the process; set at the start, as the two below
         self._now: Callable[[], float]
         self._counted: dict[str, Callable[[], None]]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gatewright.control import units
+from gatewright.core import units
 
 
 @pytest.mark.parametrize(
