@@ -158,6 +158,8 @@ install() {
     printf 'setup: installing %s\n' "$lock"
     pip_install "$lock" -r "$ROOT/$lock"
     pip_install "the project" --no-deps --editable "$ROOT"
+    # pip compiles what it copies, not what it links; where Python may write no bytecode, each start would compile it.
+    "$VENV/bin/python" -I -m compileall -q "$ROOT/src" "$ROOT/services" >>"$LOG" 2>&1 || true
     { printf '%s\n' "$mode"; fingerprint; } >"$STAMP.new"
     mv -f "$STAMP.new" "$STAMP"
 }

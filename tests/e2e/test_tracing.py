@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from gatewright.control import tracing
+from gatewright.telemetry import span_exporter
 from tests.kit.answers import closed_port, hang_up, plan, reply
 from tests.kit.collector import CLIENT, SERVER, collector, until
 from tests.kit.gateway import run_gateway
@@ -21,7 +21,7 @@ RETRY = "retry: {attempts: 2, on: [reset, 503], backoff: {base: 1ms, max: 2ms}}\
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Spans do not wait for others."""
-    monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.02)
+    monkeypatch.setattr(span_exporter, "FLUSH_SECONDS", 0.02)
 
 
 @pytest.fixture

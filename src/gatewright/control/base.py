@@ -18,9 +18,13 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class ConfigModel(BaseModel):
-    """A mapping of the configuration."""
+    """A mapping of the configuration.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Validators are built when they are first used, as most models are only parts of others. For the same reason defaults
+    are made by `model_construct`, which checks nothing: a start would build a dozen of them for that alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

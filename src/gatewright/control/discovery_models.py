@@ -203,7 +203,9 @@ class RegisterConfig(ConfigModel):
     port: Annotated[Port | None, Given] = Field(None, description="Its port; by default the first listener's")
     tags: tuple[Word, ...] = Field((), description="Its tags")
     meta: dict[Word, Text] = Field({}, description="Its metadata")
-    check: CheckConfig = Field(CheckConfig(), description="How Consul finds out whether the gateway is well")
+    check: CheckConfig = Field(
+        CheckConfig.model_construct(), description="How Consul finds out whether the gateway is well"
+    )
 
 
 with warnings.catch_warnings():

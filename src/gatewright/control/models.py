@@ -92,22 +92,26 @@ class GatewayConfig(ConfigModel):
     admin: Admin = Field(
         default_factory=AdminConfig, description="The admin API; by default on 127.0.0.1:9901; false turns it off"
     )
-    shutdown: ShutdownConfig = Field(ShutdownConfig(), description="How the gateway ends")
+    shutdown: ShutdownConfig = Field(ShutdownConfig.model_construct(), description="How the gateway ends")
     watch: Flag = Field(True, description="Reload when this file, or one that it names, changes")
-    state: StateConfig = Field(StateConfig(), description="Where counts are kept")
-    limits: LimitsConfig = Field(LimitsConfig(), description="What one client may take; a route may change the body's")
+    state: StateConfig = Field(StateConfig.model_construct(), description="What several gateways share")
+    limits: LimitsConfig = Field(
+        LimitsConfig.model_construct(), description="What one client may take; a route may change the body's"
+    )
     debug: Debug = Field(False, description="Logs for people, the gateway's own from level debug on")
     access_log: AccessLogSection = Field(
-        AccessLogConfig(), description="One line for each exchange; false turns it off"
+        AccessLogConfig.model_construct(), description="One line for each exchange; false turns it off"
     )
-    log: LogConfig = Field(LogConfig(), description="The gateway's own log, to stderr")
+    log: LogConfig = Field(LogConfig.model_construct(), description="The gateway's own log, to stderr")
     consul: ConsulConfig = Field(
         default_factory=ConsulConfig, description="The Consul agent for discovery and for the gateway's own entry"
     )
     discovery: DiscoveryConfig = Field(
         default_factory=DiscoveryConfig, description="What is the same for all discovery"
     )
-    tracing: TracingConfig = Field(TracingConfig(), description="Spans by OpenTelemetry, sent to a collector")
+    tracing: TracingConfig = Field(
+        TracingConfig.model_construct(), description="Spans by OpenTelemetry, sent to a collector"
+    )
     services: Annotated[dict[Name, ServiceConfig], _none_as_empty(dict)] = Field({}, description="Backends, by name")
     routes: Annotated[tuple[RouteConfig, ...], _none_as_empty(list)] = Field(
         (), description="What requests match, and what happens to them; the order decides only between equals"

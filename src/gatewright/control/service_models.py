@@ -168,16 +168,20 @@ RetryCondition = Annotated[
 
 
 class RetryConfig(ConfigModel):
-    """When another try is made; only where it is safe: idempotent methods, bodies that can be sent again."""
+    """When another try is made; only where it is safe: idempotent methods, bodies that can be sent again.
+
+    A request that could not be sent, since connecting failed, goes on to every other target first.
+    """
 
     attempts: Annotated[Whole, Field(ge=0, le=10)] = Field(
-        1, description="Tries after the first one; 0 turns retries off"
+        1,
+        description="Tries after the first one; 0 turns retries off. Going on to a target not met yet is none",
     )
     on: tuple[RetryCondition, ...] = Field(
         ("connect_failure", "reset", 502, 503, 504), description="What another try is made for"
     )
     budget: Share = Field(0.2, description="The most of a service's requests that may be retries (three always may)")
-    backoff: BackoffConfig = Field(BackoffConfig(), description="The pause before a retry")
+    backoff: BackoffConfig = Field(BackoffConfig.model_construct(), description="The pause before a retry")
 
 
 class BreakerConfig(ConfigModel):
@@ -265,16 +269,16 @@ class ServiceConfig(ConfigModel):
         None, description="Active health checks; by default none"
     )
     outlier: Annotated[OutlierConfig | None, _switch(OutlierConfig)] = Field(
-        OutlierConfig(), description="Passive checks; false turns them off"
+        OutlierConfig.model_construct(), description="Passive checks; false turns them off"
     )
-    timeouts: TimeoutsConfig = Field(TimeoutsConfig(), description="How long it may take")
-    retry: RetryConfig = Field(RetryConfig(), description="When another try is made")
+    timeouts: TimeoutsConfig = Field(TimeoutsConfig.model_construct(), description="How long it may take")
+    retry: RetryConfig = Field(RetryConfig.model_construct(), description="When another try is made")
     breaker: Annotated[BreakerConfig | None, _switch(BreakerConfig)] = Field(
-        BreakerConfig(), description="Circuit breaker of each target; false turns it off"
+        BreakerConfig.model_construct(), description="Circuit breaker of each target; false turns it off"
     )
     max_in_flight: Positive = Field(1024, description="Requests at a time; past it 503 with Retry-After")
-    pool: PoolConfig = Field(PoolConfig(), description="Connections to each target")
-    tls: UpstreamTls = Field(UpstreamTls(), description="TLS towards https targets")
+    pool: PoolConfig = Field(PoolConfig.model_construct(), description="Connections to each target")
+    tls: UpstreamTls = Field(UpstreamTls.model_construct(), description="TLS towards https targets")
     plugins: PluginList = Field((), description="Plugins for every exchange with it; they run after the global ones")
 
     @classmethod

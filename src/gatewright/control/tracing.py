@@ -4,14 +4,17 @@ It owns when they begin and end, and the count of lost spans over all of them. T
 """
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from gatewright.control.models import GatewayConfig
 from gatewright.control.tracing_models import TracingConfig
 from gatewright.core.clock import Clock
 from gatewright.core.tasks import background
 from gatewright.telemetry.otlp import Encoder
-from gatewright.telemetry.span_exporter import FLUSH_SECONDS, SpanExporter
 from gatewright.telemetry.tracing import Tracer
+
+if TYPE_CHECKING:
+    from gatewright.telemetry.span_exporter import SpanExporter  # else a gateway without tracing would load http.client
 
 
 class Tracing:
@@ -19,7 +22,7 @@ class Tracing:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._config = TracingConfig()
+        self._config = TracingConfig.model_construct()
         self._exporter: SpanExporter | None = None
         self._lost = 0  # by exporters before
         self.tracer: Tracer | None = None
@@ -39,6 +42,8 @@ class Tracing:
         before, self._config = self._exporter, config
         self.tracer = self._exporter = None
         if config.endpoint:
+            from gatewright.telemetry.span_exporter import FLUSH_SECONDS, SpanExporter
+
             encoder = Encoder(config.service_name, routes)
             self._exporter = SpanExporter(config.endpoint, config.headers, encoder, self._clock, FLUSH_SECONDS)
             self.tracer = Tracer(self._exporter.put, self._clock.now, config.sample, config.propagate, config.parents)
@@ -49,10 +54,10 @@ class Tracing:
     async def close(self) -> None:
         """Send what is left, for two seconds at most."""
         exporter, self._exporter = self._exporter, None
-        self.tracer, self._config = None, TracingConfig()
+        self.tracer, self._config = None, TracingConfig.model_construct()
         if exporter is not None:
             await self._end(exporter)
 
-    async def _end(self, exporter: SpanExporter) -> None:
+    async def _end(self, exporter: "SpanExporter") -> None:
         await asyncio.to_thread(exporter.close)
         self._lost += exporter.dropped
