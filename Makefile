@@ -1,7 +1,8 @@
 # What a developer does with this checkout. Everything runs in .venv, which scripts/setup.sh keeps up to date.
-# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" goes to pytest.
+# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" goes to pytest,
+# ARGS=--features to the benchmark.
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test lint format bench run stop clean
+.PHONY: help setup servers test lint format docs bench run stop clean
 
 IN_VENV := .venv/bin/python -m
 
@@ -26,8 +27,11 @@ format: setup    ## let ruff fix and format
 	@$(IN_VENV) ruff check --fix .
 	@$(IN_VENV) ruff format .
 
+docs: setup      ## write the plugins' pages from their code (docs/plugins)
+	@$(IN_VENV) scripts.plugin_pages
+
 bench: setup     ## measure the gateway beside its peers (about two minutes)
-	@$(IN_VENV) benchmarks
+	@$(IN_VENV) benchmarks $(ARGS)
 
 run:             ## start the demo: two services and the gateway
 	@./run_all.sh

@@ -8,11 +8,25 @@ Everything that was started is ended in each case.
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import headers, idle, lab, latency, machine, peers, report, start, throughput
+from benchmarks import (
+    feature_peers,
+    features,
+    headers,
+    idle,
+    lab,
+    latency,
+    machine,
+    peers,
+    plugin_cases,
+    plugin_costs,
+    report,
+    start,
+    throughput,
+)
 from benchmarks.machine import Cores
 from benchmarks.process import BenchmarkError
 
@@ -22,6 +36,8 @@ _EPILOG = """\
 examples:
   python -m benchmarks                                      all peers, about two minutes
   python -m benchmarks --only gatewright,nginx,envoy        fewer
+  python -m benchmarks --features                           with JWT, rate limit, access log, tracing and metrics on
+  python -m benchmarks --plugins --rounds 9 --seconds 2     what each plugin costs, about five minutes
   python -m benchmarks --rate 1000                          latency added at 1,000 requests a second
   python -m benchmarks --only gatewright --command 'old=/tmp/old/bin/gatewright'    two builds, side by side
 """
@@ -49,7 +65,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _run(options: argparse.Namespace) -> int:
     if not sys.platform.startswith("linux"):
         raise BenchmarkError("the benchmark reads /proc and pins processes to cores: it runs on Linux only")
-    subjects, skipped = lab.find_subjects(_names(options), dict(options.command))
+    known = _known(options)
+    subjects, skipped = lab.find_subjects(_names(options, known), dict(options.command), known)
     if options.list:
         for subject in subjects:
             print(f"{subject.name} {subject.version}: {' '.join(subject.command)}\n    {subject.peer.does}")
@@ -93,20 +110,36 @@ def _measure(options: argparse.Namespace, subjects: Sequence[lab.Subject], cores
                 f"{chosen.rounds} rounds of {chosen.seconds:g} s"
             )
             return report.latency(latency.measure(laboratory, subjects, chosen), title)
-        full = throughput.Settings(options.rounds, options.seconds, options.connections)
-        title = (
-            f"Full load over {full.connections} keep-alive connections, median of {full.rounds} interleaved "
-            f"rounds of {full.seconds} s, one worker on one core"
-        )
-        return report.throughput(throughput.measure(laboratory, subjects, full), subjects, title)
+        return _full_load(options, subjects, laboratory)
 
 
-def _names(options: argparse.Namespace) -> list[str]:
+def _full_load(options: argparse.Namespace, subjects: Sequence[lab.Subject], laboratory: lab.Lab) -> report.Report:
+    chosen = throughput.Settings(options.rounds, options.seconds, options.connections)
+    over = f"over {chosen.connections} keep-alive connections"
+    said = f"median of {chosen.rounds} interleaved rounds of {chosen.seconds} s, one worker on one core"
+    if options.features:
+        results, shown = features.measure(laboratory, subjects, chosen)
+        return report.features(results, shown, subjects, f"Full load with features on, {over}, {said}")
+    if options.plugins:
+        costs = plugin_costs.measure(laboratory, subjects, chosen)
+        return report.plugins(costs, subjects, f"What each feature costs under full load {over}, {said}")
+    return report.throughput(throughput.measure(laboratory, subjects, chosen), subjects, f"Full load {over}, {said}")
+
+
+def _known(options: argparse.Namespace) -> Mapping[str, peers.Peer]:
+    """All that this mode can measure, by name."""
+    if options.features:
+        return feature_peers.PEERS
+    return plugin_cases.PEERS if options.plugins else peers.PEERS
+
+
+def _names(options: argparse.Namespace, known: Mapping[str, peers.Peer]) -> list[str]:
     """The peers to measure: as asked, or all where peers are compared, and the gateway alone elsewhere."""
     if options.only:
-        return [name.strip() for name in options.only.split(",") if name.strip()]
+        chosen = [name.strip() for name in options.only.split(",") if name.strip()]
+        return plugin_costs.names(chosen) if options.plugins else chosen
     alone = options.rate or options.idle or options.start
-    return [peers.GATEWRIGHT.name] if alone else list(peers.PEERS)
+    return [peers.GATEWRIGHT.name] if alone else list(known)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,9 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         const=5,
         help="time to the first answer, median of N (5)",
     )
+    option("--features", action="store_true", help="with JWT, rate limit, access log, tracing and metrics on")
+    option("--plugins", action="store_true", help="what each plugin and feature of the gateway costs")
     option("--headers", action="store_true", help="show the request that each proxy forwards")
-    option("--list", action="store_true", help="show which peers are installed, and what they do")
     option = parser.add_argument
+    option(
+        "--list",
+        action="store_true",
+        help="measure nothing: show which peers of a mode are installed, and what they do",
+    )
     option("--only", metavar="A,B", help=f"what to measure, of {', '.join(peers.PEERS)}")
     option(
         "--command",

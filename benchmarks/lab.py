@@ -45,21 +45,33 @@ class Running:
     port: int
     start_seconds: float
     """From starting the process to its first good answer."""
+    admin_port: int
+    """Where it was told to listen for questions about itself, if its configuration has @ADMIN@."""
+    directory: Path
+    requests: tuple[Mapping[str, str], ...] = ({},)
+    """Header fields of the requests that it gets, as in its peer's record."""
+
+    def fetch(self) -> wire.Answer:
+        """One of the requests that it gets. Raises OSError and WireError."""
+        return wire.fetch(self.port, self.requests[0])
 
 
-def find_subjects(names: Sequence[str], commands: Mapping[str, str]) -> tuple[list[Subject], list[str]]:
+def find_subjects(
+    names: Sequence[str], commands: Mapping[str, str], known: Mapping[str, peers.Peer] = peers.PEERS
+) -> tuple[list[Subject], list[str]]:
     """The installed subjects among `names`, and for each missing one a line that says how to install it.
 
-    `commands` replaces programs: a peer's name gives the command to use for it; any other name adds one more
-    gateway that is started by that command. Raises BenchmarkError for a name that is neither a peer nor in
-    `commands`.
+    `known` are all there are, a gateway first. `commands` replaces programs: a peer's name gives the command to
+    use for it; any other name adds one more gateway that is started by that command. Raises BenchmarkError for a
+    name that is neither a peer nor in `commands`.
     """
     subjects: list[Subject] = []
     skipped: list[str] = []
+    gateway = next(iter(known.values()))
     for name in dict.fromkeys([*names, *commands]):
-        peer = peers.PEERS.get(name, peers.GATEWRIGHT if name in commands else None)
+        peer = known.get(name, gateway if name in commands else None)
         if peer is None:
-            raise BenchmarkError(f"there is no peer {name!r}; choose from {', '.join(peers.PEERS)}")
+            raise BenchmarkError(f"there is no peer {name!r}; choose from {', '.join(known)}")
         program = None if name in commands else peer.find()
         command = shlex.split(commands[name]) if name in commands else [program] if program else []
         if command:
@@ -84,6 +96,8 @@ class Lab:
 
     def __init__(self, cores: Cores) -> None:
         self.cores = cores
+        self.places: dict[str, object] = {}
+        """What a mode fills into templates, beside what every template has."""
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -136,10 +150,14 @@ class Lab:
         directory = Path(tempfile.mkdtemp(prefix=f"{subject.name}-", dir=self._directory))
         directory.chmod(0o755)
 
-        def fill(template: str) -> str:
-            return peers.filled(template, port=port, upstream=upstream, directory=directory)
+        admin_port = _free_port()
+        places = {"PORT": port, "UPSTREAM": upstream, "ADMIN": admin_port, "DIR": directory, "NAME": subject.name}
 
-        (directory / peer.config_name).write_text(fill(peer.config), encoding="utf-8")
+        def fill(template: str) -> str:
+            return peers.filled(template, {**places, **self.places})
+
+        for name, text in {**peer.files, peer.config_name: peer.config}.items():
+            (directory / name).write_text(fill(text), encoding="utf-8")
         began = time.perf_counter()
         process = Process(
             subject.name,
@@ -149,18 +167,19 @@ class Lab:
             env={name: fill(value) for name, value in peer.env.items()},
         )
         try:
-            _wait_until_good(process, port, deadline=began + _READY_TIMEOUT)
+            _wait_until_good(process, port, peer.requests[0], deadline=began + _READY_TIMEOUT)
         except BaseException:
             process.stop()
             raise
-        return Running(subject.name, process, port, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return Running(subject.name, process, port, seconds, admin_port, directory, peer.requests)
 
 
-def _wait_until_good(process: Process, port: int, *, deadline: float) -> None:
+def _wait_until_good(process: Process, port: int, fields: Mapping[str, str], *, deadline: float) -> None:
     problem = "nobody listens"
     while time.perf_counter() < deadline:
         try:
-            status = wire.fetch(port, timeout=2.0).status
+            status = wire.fetch(port, fields, timeout=2.0).status
         except (OSError, wire.WireError) as error:
             problem = str(error)
         else:

@@ -2,8 +2,8 @@
 
 Owns the configuration templates and the rules that make the work comparable: one worker, keep-alive on both
 sides, no access log, a request ID and `X-Forwarded-For/Proto/Host/Port` on every forwarded request. It
-starts nothing. Called by lab. To add a proxy, add a record to PEERS. In templates @PORT@, @UPSTREAM@ (a
-port of 127.0.0.1) and @DIR@ (the proxy's own directory) are filled in.
+starts nothing. Called by lab. To add a proxy, add a record to PEERS. In templates @PORT@, @UPSTREAM@, @ADMIN@
+(ports of 127.0.0.1) and @DIR@ (the proxy's own directory) are filled in.
 """
 
 import importlib.util
@@ -36,11 +36,17 @@ class Peer:
     """Arguments that make it print its version."""
     config_name: str = "proxy.conf"
     env: Mapping[str, str] = field(default_factory=dict)
+    requests: tuple[Mapping[str, str], ...] = ({},)
+    """Header fields that the requests to it carry: those of one request after the other, and then again."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Further files beside the configuration, by name."""
 
 
-def filled(template: str, *, port: int, upstream: int, directory: Path) -> str:
-    """`template` with its three places filled in."""
-    return template.replace("@PORT@", str(port)).replace("@UPSTREAM@", str(upstream)).replace("@DIR@", str(directory))
+def filled(template: str, places: Mapping[str, object]) -> str:
+    """`template` with `places` filled in: the value of PORT in place of @PORT@."""
+    for name, value in places.items():
+        template = template.replace(f"@{name}@", str(value))
+    return template
 
 
 def version_of(peer: Peer, command: list[str]) -> str:

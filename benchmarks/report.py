@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.features import Shown
 from benchmarks.headers import Forwarded
 from benchmarks.idle import Idle
 from benchmarks.lab import Subject
 from benchmarks.latency import Latency
 from benchmarks.machine import Cores, Machine
+from benchmarks.plugin_costs import Cost
 from benchmarks.process import BenchmarkError, Memory
 from benchmarks.start import Start
 from benchmarks.throughput import DIRECT, DISTURBED, Result
@@ -37,18 +39,70 @@ class Report:
     """The results themselves: dataclasses, for the JSON."""
 
 
+_SPEED = ("requests/s", "p50 ms", "p99 ms", "core busy", "RSS MiB", "PSS MiB")
+
+
 def throughput(results: Sequence[Result], subjects: Sequence[Subject], title: str) -> Report:
     """The main table: medians of the rounds, and CPU time as a multiple of nginx's and of Envoy's."""
-    columns = ("proxy", "CPU us/request", "(min-max)", "x nginx", "x envoy", "requests/s", "p50 ms", "p99 ms",
-               "core busy", "RSS MiB", "PSS MiB")  # fmt: skip
-    cpu = {result.name: result.median("cpu_us") for result in results}
+    columns, rows, notes = _full_load(results, ("nginx", "envoy"))
+    return Report("throughput", title, columns, rows, [*notes, *_does(subjects)], list(results))
+
+
+def features(results: Sequence[Result], shown: Sequence[Shown], subjects: Sequence[Subject], title: str) -> Report:
+    """The same with features on, and CPU time as a multiple of Envoy's and of Traefik's."""
+    columns, rows, notes = _full_load(results, ("envoy", "envoy-tuned", "traefik"))
+    notes += [
+        f"{one.name}: {one.requests:,} answers; {one.spans / one.requests:.2f} spans and "
+        f"{one.lines / one.requests:.2f} lines of access log for each have arrived"
+        for one in shown
+    ]
+    return Report("features", title, columns, rows, [*notes, *_does(subjects)], [*results, *shown])
+
+
+def plugins(costs: Sequence[Cost], subjects: Sequence[Subject], title: str) -> Report:
+    """What each feature costs."""
+    columns = ("with", "CPU us/request", "(min-max)", "us more", "(min-max)", "than")
     rows, notes = [], []
-    for result in results:
-        rows.append(_throughput_row(result, cpu))
-        notes += [f"{result.name}: round not counted: {problem}" for problem in result.problems]
-        notes += _disturbances(result)
-    notes += [f"{subject.name}: {subject.peer.does}" for subject in subjects]
-    return Report("throughput", title, columns, rows, notes, list(results))
+    for cost in costs:
+        median = cost.result.median("cpu_us")
+        more = cost.median_us
+        rows.append(
+            (
+                cost.name,
+                _number(median, 1),
+                _range([one.cpu_us for one in cost.result.counted]),
+                "-" if more is None else f"{more:+.1f}",
+                _range(cost.more_us, sign="+"),
+                cost.beside or "-",
+            )
+        )
+        notes += [f"{cost.name}: round not counted: {problem}" for problem in cost.result.problems]
+    everything = [one.foreign for cost in costs for one in cost.result.rounds]
+    disturbed = [foreign for foreign in everything if foreign > DISTURBED]
+    if disturbed:
+        notes.append(
+            f"others used up to {max(disturbed):.0%} of a core in {len(disturbed)} of {len(everything)} measurements; "
+            "differences with such a one are set aside where two are left"
+        )
+    return Report("plugins", title, columns, rows, [*notes, *_does(subjects)], [cost.result for cost in costs])
+
+
+def _does(subjects: Sequence[Subject]) -> list[str]:
+    return [f"{subject.name}: {subject.peer.does}" for subject in subjects]
+
+
+def _full_load(
+    results: Sequence[Result], beside: Sequence[str]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """Columns, rows and notes of a table of full load, with CPU time as a multiple of those `beside`."""
+    columns = ("proxy", "CPU us/request", "(min-max)", *(f"x {name}" for name in beside), *_SPEED)
+    cpu = {result.name: result.median("cpu_us") for result in results}
+    rows = [_throughput_row(result, [cpu.get(name) for name in beside]) for result in results]
+    return columns, rows, [note for result in results for note in _left_out(result)]
+
+
+def _left_out(result: Result) -> list[str]:
+    return [*(f"{result.name}: round not counted: {problem}" for problem in result.problems), *_disturbances(result)]
 
 
 def _disturbances(result: Result) -> list[str]:
@@ -62,22 +116,20 @@ def _disturbances(result: Result) -> list[str]:
     return [f"{said}, too many to set aside: measure again on a quiet machine"]
 
 
-def _throughput_row(result: Result, cpu: dict[str, float | None]) -> tuple[str, ...]:
-    mine = cpu[result.name]
+def _throughput_row(result: Result, others: Sequence[float | None]) -> tuple[str, ...]:
+    mine = result.median("cpu_us")
     speed = (
         _number(result.median("requests_per_second"), 0),
         _number(result.median("p50_ms"), 2),
         _number(result.median("p99_ms"), 2),
     )
     if result.name == DIRECT or mine is None or result.memory is None:
-        return (result.name, "-", "-", "-", "-", *speed, "-", "-", "-")
-    rounds = [one.cpu_us for one in result.counted]
+        return (result.name, "-", "-", *("-" for _ in others), *speed, "-", "-", "-")
     return (
         result.name,
         f"{mine:.1f}",
-        f"{min(rounds):.1f}-{max(rounds):.1f}",
-        _ratio(mine, cpu.get("nginx")),
-        _ratio(mine, cpu.get("envoy")),
+        _range([one.cpu_us for one in result.counted]),
+        *(_ratio(mine, other) for other in others),
         *speed,
         f"{result.median('busy'):.0%}",
         *_memory(result.memory),
@@ -201,6 +253,12 @@ def _best(memory: Memory) -> int:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _range(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return "-"
+    return f"{min(values):{sign}.1f} to {max(values):{sign}.1f}" if sign else f"{min(values):.1f}-{max(values):.1f}"
 
 
 def _ratio(mine: float, other: float | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from benchmarks import wire, wrk
+from benchmarks import wrk
 from benchmarks.lab import Lab, Running, Subject
 from benchmarks.machine import core_busy_seconds
 from benchmarks.process import Memory
@@ -36,6 +36,8 @@ class Settings:
 class Round:
     """One clean round of one subject. `busy` and `foreign` are shares (0 to 1) of a core."""
 
+    number: int
+    """Which round it was, from 1."""
     cpu_us: float
     requests_per_second: float
     p50_ms: float
@@ -53,6 +55,8 @@ class Result:
     rounds: list[Round] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     memory: Memory | None = None
+    requests: int = 0
+    """All that were answered, those of the warm-up and of rounds that do not count too."""
 
     @property
     def counted(self) -> list[Round]:
@@ -75,42 +79,53 @@ def measure(lab: Lab, subjects: Sequence[Subject], settings: Settings) -> list[R
     Raises BenchmarkError if a subject does not start.
     """
     proxies = [lab.keep(subject) for subject in subjects]
-    size = {running.name: wire.fetch(running.port).size for running in [lab.upstream, *proxies]}
-    results = {running.name: Result(running.name) for running in proxies}
     direct = Result(DIRECT)
+    return [direct, *measure_running(lab, proxies, settings, direct)]
+
+
+def measure_running(
+    lab: Lab, proxies: Sequence[Running], settings: Settings, direct: Result | None = None
+) -> list[Result]:
+    """Load what runs already, one after the other in each round; one result each. `direct` gets the direct path's."""
+    size = {running.name: running.fetch().size for running in [lab.upstream, *proxies]}
+    results = {running.name: Result(running.name) for running in proxies}
 
     for running in proxies:
         _progress(f"warm-up: {running.name}")
-        _load(running.port, settings, settings.warm_up_seconds, size[running.name])
+        load = _load(running, settings, settings.warm_up_seconds, size[running.name])
+        results[running.name].requests += load.requests
     for number in range(1, settings.rounds + 1):
         _progress(f"round {number} of {settings.rounds}")
-        _measure_direct(lab, direct, settings, size[lab.upstream.name])
+        if direct is not None:
+            _measure_direct(lab, direct, settings, number, size[lab.upstream.name])
         for running in proxies:
-            _measure_proxy(lab, running, results[running.name], settings, size[running.name])
+            _measure_proxy(lab, running, results[running.name], settings, number, size[running.name])
     for running in proxies:
         results[running.name].memory = running.process.memory()
-    return [direct, *results.values()]
+    return list(results.values())
 
 
-def _measure_direct(lab: Lab, result: Result, settings: Settings, size: int) -> None:
-    load = _load(lab.upstream.port, settings, settings.seconds, size)
+def _measure_direct(lab: Lab, result: Result, settings: Settings, number: int, size: int) -> None:
+    load = _load(lab.upstream, settings, settings.seconds, size)
     if load.problem:
         result.problems.append(load.problem)
         return
     rate = load.requests / load.seconds
-    result.rounds.append(Round(0.0, rate, load.p50_ms, load.p99_ms, busy=0.0, foreign=0.0))
+    result.rounds.append(Round(number, 0.0, rate, load.p50_ms, load.p99_ms, busy=0.0, foreign=0.0))
 
 
-def _measure_proxy(lab: Lab, running: Running, result: Result, settings: Settings, size: int) -> None:
+def _measure_proxy(lab: Lab, running: Running, result: Result, settings: Settings, number: int, size: int) -> None:
     before = _Usage.now(lab, running)
-    load = _load(running.port, settings, settings.seconds, size)
+    load = _load(running, settings, settings.seconds, size)
     used = _Usage.now(lab, running).since(before)
     running.process.check_alive()
+    result.requests += load.requests
     if load.problem:
         result.problems.append(load.problem)
         return
     result.rounds.append(
         Round(
+            number=number,
             cpu_us=used.proxy / load.requests * 1e6,
             requests_per_second=load.requests / load.seconds,
             p50_ms=load.p50_ms,
@@ -155,8 +170,8 @@ class _Usage:
         return max(0.0, self.proxy_core - self.proxy, self.load_core - self.generators) / seconds
 
 
-def _load(port: int, settings: Settings, seconds: int, size: int) -> wrk.Load:
-    return wrk.run(port, connections=settings.connections, seconds=seconds, answer_size=size)
+def _load(running: Running, settings: Settings, seconds: int, size: int) -> wrk.Load:
+    return wrk.run(running.port, running.requests, connections=settings.connections, seconds=seconds, answer_size=size)
 
 
 def _progress(text: str) -> None:

@@ -6,12 +6,15 @@ answer without a length is refused, as every proxy here passes the upstream's le
 """
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 PATH = "/bench"
 _READ_SIZE = 65536
 # Linux: choose the source port at connect time, so that ports are unique per destination and not per machine.
 _IP_BIND_ADDRESS_NO_PORT = 24
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 class WireError(Exception):
@@ -27,9 +30,10 @@ class Answer:
     body: bytes
 
 
-def request_bytes(port: int) -> bytes:
-    """The request that every mode sends: the same head as wrk's, nothing more."""
-    return f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode("ascii")
+def request_bytes(port: int, fields: Mapping[str, str] = _NO_FIELDS) -> bytes:
+    """The request that every mode sends: the same head as wrk's, nothing more but `fields`."""
+    lines = [f"GET {PATH} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(f"{name}: {fields[name]}" for name in fields)]
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def parse(data: bytes | bytearray) -> Answer | None:
@@ -85,7 +89,7 @@ def exchange(connection: socket.socket, request: bytes) -> Answer:
             return answer
 
 
-def fetch(port: int, *, timeout: float = 5.0) -> Answer:
+def fetch(port: int, fields: Mapping[str, str] = _NO_FIELDS, *, timeout: float = 5.0) -> Answer:
     """One GET on a connection of its own. Raises OSError (also on timeout) and WireError."""
     with connect(port, timeout=timeout) as connection:
-        return exchange(connection, request_bytes(port))
+        return exchange(connection, request_bytes(port, fields))

@@ -7,6 +7,8 @@ throughput.
 import json
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ class Load:
     """Why the run must not count; empty for a clean run."""
 
 
-def run(port: int, *, connections: int, seconds: int, answer_size: int) -> Load:
+def run(port: int, requests: Sequence[Mapping[str, str]], *, connections: int, seconds: int, answer_size: int) -> Load:
     """Load 127.0.0.1:`port` from one thread over `connections` connections, on this process's core.
 
-    `answer_size` is the size in bytes of a good answer. Raises BenchmarkError if wrk is missing or fails.
+    `requests` are the header fields of one request after the other; `answer_size` is the size in bytes of a good
+    answer. Raises BenchmarkError if wrk is missing or fails.
     """
     program = shutil.which("wrk")
     if program is None:
@@ -42,12 +45,17 @@ def run(port: int, *, connections: int, seconds: int, answer_size: int) -> Load:
     command = [
         program, "--threads", "1", "--connections", str(connections),
         "--duration", f"{seconds}s", "--timeout", "5s", "--latency", "--script", str(_SCRIPT),
-        f"http://127.0.0.1:{port}{wire.PATH}",
+        *_field_arguments(requests[0]), f"http://127.0.0.1:{port}{wire.PATH}",
     ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20, check=False)
-    except subprocess.SubprocessError as error:
-        raise BenchmarkError(f"wrk: {error}") from error
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", prefix="gatewright-bench-") as varied:
+        if len(requests) > 1:
+            varied.writelines(f"{value}\n" for fields in requests for value in fields.values())
+            varied.flush()
+            command += ["--", next(iter(requests[0])), varied.name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20, check=False)
+        except subprocess.SubprocessError as error:
+            raise BenchmarkError(f"wrk: {error}") from error
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines or not lines[-1].startswith("{"):
         raise BenchmarkError(f"wrk failed with status {done.returncode}: {done.stderr or done.stdout}")
@@ -69,3 +77,7 @@ def _problem(found: dict[str, Any], answer_size: int) -> str:
     elif abs(found["bytes"] / found["requests"] / answer_size - 1) > _SIZE_TOLERANCE:
         problems.append(f"answers of {found['bytes'] / found['requests']:.0f} bytes instead of {answer_size}")
     return ", ".join(problems)
+
+
+def _field_arguments(fields: Mapping[str, str]) -> list[str]:
+    return [argument for name in fields for argument in ("--header", f"{name}: {fields[name]}")]

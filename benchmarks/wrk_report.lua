@@ -1,5 +1,3 @@
--- Makes wrk print its results as one JSON line. Only `done` is defined: it runs once, after the last request, so wrk
--- keeps its fast path (a script with `request` or `response` would be called for every request).
 function done(summary, latency, requests)
    local errors = summary.errors
    io.write(string.format(

@@ -63,10 +63,10 @@ def proxy(gateway: Start) -> Callable[..., RunningGateway]:
 
 @pytest.fixture
 def run(stack: ExitStack, tmp_path: Path) -> Callable[..., GatewayProcess]:
-    """Start real `gatewright run` processes that are gone at the end: `run(config_text)`."""
+    """Start real `gatewright run` processes that are gone at the end: `run(config_text)`; a second one needs a `folder`."""
 
-    def start(config: str, **options: object) -> GatewayProcess:
-        process = GatewayProcess(tmp_path, config, **options)  # type: ignore[arg-type]
+    def start(config: str, folder: Path = tmp_path, **options: object) -> GatewayProcess:
+        process = GatewayProcess(folder, config, **options)  # type: ignore[arg-type]
         stack.callback(process.kill)
         return process
 

@@ -12,7 +12,7 @@ from gatewright.control.loader import load
 from gatewright.core.errors import REASONS, Reason
 from gatewright.plugins import registry
 from gatewright.telemetry.counters import LENGTH
-from gatewright.telemetry.exposition import DiscoveryGauges, Gauges, TargetGauges, render
+from gatewright.telemetry.exposition import AgeGauge, DiscoveryGauges, Gauges, TargetGauges, render
 from gatewright.telemetry.totals import Totals
 from tests.kit.wire import get
 
@@ -152,6 +152,7 @@ def families() -> list[Metric]:
         targets=[TargetGauges("s", "t", True, {"open": 1})],
         discoveries=[DiscoveryGauges("s", 1.0, 0)],
         workers={"ready": 1},
+        ages=[AgeGauge("jwks", {"url": "u"}, 1.0)],
         last_success=1.0,
         config_version="1",
     )
@@ -180,6 +181,6 @@ def test_every_built_in_plugin_has_its_section() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

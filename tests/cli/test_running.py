@@ -118,6 +118,27 @@ def test_a_target_is_changed(
     assert admin.operations.calls == [("set_target", "shop", "[::1]:9", *change)]
 
 
+@pytest.mark.parametrize(
+    ("options", "said", "call"),
+    [
+        (["--url", "http://Shop/a"], "purged in 2 workers: url http://shop/a\n", ("url", "http://shop/a")),
+        (["--prefix", "http://shop/"], "purged in 2 workers: prefix http://shop/\n", ("prefix", "http://shop/")),
+        (["--tag", "red"], "purged in 2 workers: tag red\n", ("tag", "red")),
+        (["--all"], "purged in 2 workers: all\n", ("all", "")),
+    ],
+)
+def test_purge(asks: Run, admin: RunningAdmin, options: list[str], said: str, call: tuple[str, str]) -> None:
+    done = asks("purge", *options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    assert admin.operations.calls == [("purge", *call)]
+
+
+def test_a_purge_that_is_refused(asks: Run, admin: RunningAdmin) -> None:
+    done = asks("purge", "--url", "http://shop/%2F")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("gatewright: url is none that a client can ask for: ")
+
+
 def test_json_is_what_the_api_says(asks: Run, admin: RunningAdmin) -> None:
     fields = {"authorization": f"Bearer {TOKEN}"}
     for command, path in (("status", "/status"), ("targets", "/targets")):
@@ -269,7 +290,14 @@ def test_an_answer_of_another_version_is_one_line(gatewright: Run, target: Calla
 
 
 @pytest.mark.parametrize(
-    "arguments", [["drain", "shop"], ["weight", "shop", "a:1", "-1"], ["weight", "shop", "a:1", "x"]]
+    "arguments",
+    [
+        ["drain", "shop"],
+        ["weight", "shop", "a:1", "-1"],
+        ["weight", "shop", "a:1", "x"],
+        ["purge"],
+        ["purge", "--all", "--tag", "x"],
+    ],
 )
 def test_usage_errors(gatewright: Run, arguments: list[str]) -> None:
     assert gatewright(*arguments).returncode == 2

@@ -25,6 +25,8 @@ VALUES = {"A": "1", "EMPTY": "", "ODD": "${A} $$ {x}"}
         ("${ODD}", "${A} $$ {x}"),
         ("${NONE:-$$5}", "$5"),
         ("${A:?set it}", "1"),
+        ("${A:+$$x}", "$x"),
+        ("${EMPTY:+x}${NONE:+x}", ""),
     ],
 )
 def test_variables_are_put_in(text: str, result: str) -> None:
@@ -43,6 +45,8 @@ def test_variables_are_put_in(text: str, result: str) -> None:
         "${NONE:?x}",
         "${EMPTY:?}",
         "${A:?{x}}",
+        "${A:+{x}}",
+        "${A+x}",
         "${A?x}",
         "${ A }",
         "${NONE:-${A}}",

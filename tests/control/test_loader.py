@@ -257,6 +257,20 @@ def test_built_in_plugins_are_found_by_default(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("state", ["", "state: {redis: ''}\n", "state: 5\n"])
+def test_a_cache_in_redis_needs_a_redis(tmp_path: Path, state: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("plugins:\n  - cache:\n      store: redis\n" + state)
+    assert messages(load(path, {}))[0] == (
+        "gateway.yaml:3:14: plugins[0].cache.store: needs a Redis, and the configuration has none: say where it is with "
+        '`state: {redis: "redis://host:6379/0"}`'
+    )
+    path.write_text("plugins: [{cache: {store: redis}}]\nstate: {redis: 'redis://h'}\n")
+    assert messages(load(path, {})) == []
+    path.write_text("plugins: [{cache: {store: '${REDIS_URL:+redis}'}}]\n")
+    assert messages(load(path, {})) == []
+
+
 def test_files_that_the_configuration_names_are_watched(tmp_path: Path) -> None:
     for name in ("a.crt", "a.key"):
         (tmp_path / name).write_text("")

@@ -10,6 +10,7 @@ import trustme
 
 from tests.kit.answers import plan, why
 from tests.kit.inside import until
+from tests.kit.tokens import MovedClock
 from tests.kit.wire import OK, RawSocket, answer_all
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -47,8 +48,9 @@ class Stopping:
 def start(request, gateway):
     """A gateway in front of a target, on either event loop, with a plugin that tells of each exchange's end."""
 
-    def make(upstream, extra: str = "", before: str = ""):
-        options = {"loop": request.param} if request.param else {}
+    def make(upstream, extra: str = "", before: str = "", **options):
+        if request.param:
+            options["loop"] = request.param
         text = f'services: {{s: {{targets: ["{upstream.url}"], retry: {{attempts: 0}}}}}}\n'
         text += "routes: [{name: all, match: {path: '/{rest...}'}, service: s}]\n" + USE + extra
         return gateway(before + text, files={"told.py": TOLD}, **options)
@@ -61,20 +63,41 @@ def told(running):
     return running.gateway._generations.present.plugins[0].done
 
 
-def test_idle_connections_close_at_once_and_a_begun_request_is_answered(start, target):
-    running = start(target())
+def test_quiet_connections_close_at_once_and_a_begun_request_is_answered(start, target):
+    clock = MovedClock()
+    running = start(target(), clock=clock)
     with RawSocket.connect(running.port) as idle, RawSocket.connect(running.port) as begun:
         for client in (idle, begun):
             client.send(REQUEST)
             assert client.read_answer().get("connection") is None
+        clock.ahead = 2.0
         begun.send(REQUEST[:10])
         until(running, lambda: any(each.state.value == "head" for each in running.listeners[0].connections))
         stopping = Stopping(running, 10)
         assert idle.read_to_end() == b""
+        assert running.gateway.connections == 1
         begun.send(REQUEST[10:])
         answer = begun.read_answer()
         assert (answer.body, answer.get("connection")) == (b"ok", "close")
         assert begun.read_to_end() == b""
+        stopping.over()
+
+
+def test_who_was_answered_just_now_may_ask_once_more(start, target):
+    clock = MovedClock()
+    running = start(target(), clock=clock)
+    with RawSocket.connect(running.port) as asks, RawSocket.connect(running.port) as does_not:
+        for client in (asks, does_not):
+            client.send(REQUEST)
+            assert client.read_answer().get("connection") is None
+        stopping = Stopping(running, 10)
+        asks.send(REQUEST)
+        answer = asks.read_answer()
+        assert (answer.body, answer.get("connection")) == (b"ok", "close")
+        assert asks.read_to_end() == b""
+        assert not stopping.is_over
+        clock.ahead = 1.0
+        assert does_not.read_to_end() == b""
         stopping.over()
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.kit.answers import full_port
 from tests.kit.inside import NOTHING, Finished, at_rest, until
 from tests.kit.inside import target as inner
 from tests.kit.wire import OK, TIMEOUT, RawSocket, TargetSession, answer_all, get, request
@@ -321,24 +322,8 @@ def one(gateway, url, service=""):
 
 
 @pytest.fixture
-def full_backlog():
-    """The port of a socket that listens and takes no more connections."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        waiting = []
-        while True:
-            client = socket.socket()
-            waiting.append(client)
-            client.settimeout(0.2)
-            try:
-                client.connect(server.getsockname())
-            except TimeoutError:
-                break
-            assert len(waiting) < 10
-        yield server.getsockname()[1]
-        for client in waiting:
-            client.close()
+def full_backlog(stack):
+    return stack.enter_context(full_port())
 
 
 def test_a_target_that_takes_no_connection_gives_a_connect_timeout(gateway, full_backlog):

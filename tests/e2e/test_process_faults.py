@@ -1,5 +1,6 @@
 """Faults that meet each other: real processes, and a reload, a drain or a death at the wrong moment."""
 
+import json
 import os
 import signal
 import sys
@@ -7,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.kit.process import is_alive
+from tests.kit.process import EchoProcess, is_alive
 from tests.kit.wire import OK, TIMEOUT, RawSocket, get
 
 CONFIG = """
@@ -180,3 +181,36 @@ def refused(port):
     except OSError:
         return True
     return False
+
+
+def test_two_of_three_targets_die_at_once_and_nothing_that_could_not_connect_is_lost(run, load, stack, tmp_path):
+    """With nothing said about retries. What the dying had begun to read is another matter: a POST is not repeated."""
+    servers = [stack.enter_context(EchoProcess(name)) for name in "abc"]
+    log = tmp_path / "access.log"
+    targets = ", ".join(f"'http://127.0.0.1:{server.port}'" for server in servers)
+    gateway = run(f"""
+workers: 2
+access_log: {{destination: {log}, format: json}}
+services: {{s: {{targets: [{targets}]}}}}
+routes: [{{name: all, match: {{path: "/{{rest...}}"}}, service: s}}]
+""").ready()
+    steady = load(gateway.port, rate=400, connections=8, methods="GET,POST")
+
+    def serve(count):
+        goal = gateway.status()["requests_total"] + count
+        gateway.until(lambda: gateway.status()["requests_total"] >= goal, "served")
+
+    serve(100)
+    for server in servers[:2]:
+        server.kill()
+    serve(400)
+    account = steady.end()
+    assert gateway.end() == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lost = [line for line in lines if line["status"] != 200]
+    assert {(line["method"], line["reason"]) for line in lost} <= {("POST", "upstream_reset")}, lost
+    assert len(lost) <= 8  # as many as there were connections
+    assert (account["sent"] - account["good"], account["unanswered"]) == (len(lost), 0)
+    went_on = [line for line in lines if line["status"] == 200 and line["attempts"] > 1]
+    assert {line["method"] for line in went_on} == {"GET", "POST"}
+    assert account["tags"].keys() == {"a", "b", "c"}

@@ -52,6 +52,17 @@ def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(run, fast):
     assert gateway.end() == 0
 
 
+def test_the_end_loses_no_request_on_a_connection_that_stands(run, load, fast):
+    """Under a load that asks again and again on the same connections. New ones are refused, as they must be."""
+    gateway = run(CONFIG.format(workers=2, grace="5s", url=fast)).ready()
+    steady = load(gateway.port, rate=600, connections=32)
+    gateway.until(lambda: gateway.status()["requests_total"] > 300, "busy")
+    assert gateway.end() == 0
+    account = steady.end()
+    assert {why.partition(":")[0] for why in account["failures"]} == {"cannot connect"}
+    assert (account["unanswered"], account["good"] > 300, account["closed_after"] > 0) == (0, True, True)
+
+
 def test_connections_that_come_while_a_worker_is_being_replaced_wait_and_are_served(run, fast):
     gateway = run(CONFIG.format(workers=1, grace="5s", url=fast)).ready()
     (pid,) = gateway.workers()

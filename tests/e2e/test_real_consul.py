@@ -1,13 +1,11 @@
 """Discovery and registration with the real Consul: instances come, go and fail under load, and Consul itself dies."""
 
-import subprocess
-import sys
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from tests.kit.process import GatewayProcess, LoadProcess
+from tests.kit.process import EchoProcess, GatewayProcess, LoadProcess
 from tests.kit.server_process import fetch
 from tests.kit.servers import Consul, consul_agent
 from tests.kit.wire import get
@@ -21,11 +19,8 @@ class Instance:
     def __init__(self, consul: Consul, name: str, **service: Any) -> None:
         self.name = name
         self._consul = consul
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kit.echo", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        self._process = EchoProcess(name)
+        self.port = self._process.port
         own = {"Name": "web", "ID": name, "Address": "127.0.0.1", "Port": self.port} | service
         check = {"CheckID": f"check-{name}", "TTL": "1h", "Status": "passing"}
         fetch(f"{consul.url}/v1/agent/service/register", own | {"Check": check}, "PUT")
@@ -45,7 +40,6 @@ class Instance:
     def die(self) -> None:
         """End as a crash would."""
         self._process.kill()
-        self._process.communicate()
 
 
 @pytest.fixture
@@ -96,9 +90,7 @@ def serve(gateway: GatewayProcess, count: int = 100) -> None:
 
 def test_instances_come_go_and_fail_and_no_request_is_lost(start, consul) -> None:
     a, b = start("a"), start("b")
-    # Two instances die at once, so a request may meet both; the budget is for services that are overloaded, not dead.
-    service = "{discover: {consul: {service: web}}, retry: {attempts: 2, budget: 100%}}"
-    gateway = start.gateway(f"workers: 2\nservices: {{s: {service}}}\n{ROUTE}")
+    gateway = start.gateway(f"workers: 2\nservices: {{s: {{discover: {{consul: {{service: web}}}}}}}}\n{ROUTE}")
     is_up(gateway, a, b)
     load = start.load(gateway.port)
     serve(gateway)

@@ -3,10 +3,11 @@
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from tests.kit.answers import closed_port, hang_up, keep_silent, plan, reply, services, why
+from tests.kit.answers import closed_port, full_port, hang_up, keep_silent, plan, reply, services, why
 from tests.kit.inside import NOTHING, Finished, at_rest, held, until
 from tests.kit.inside import service as service_of
 from tests.kit.wire import OK, TIMEOUT, RawSocket, answer_all, get, request
@@ -145,6 +146,59 @@ def test_after_a_connect_failure_another_target_is_asked_for_any_method(gateway,
         2
     }  # each in turn: the first one is the one that is down
     assert good.received.count(method.encode() + b" /x") == 4
+
+
+@pytest.mark.parametrize(
+    "balance", ["p2c", "round_robin", "weighted", "least_requests", "{hash: {by: path}}", "sticky"]
+)
+def test_what_cannot_connect_goes_on_until_a_target_is_met_that_answers(gateway, target, balance):
+    """With nothing said about retries: the one that a request may have would not do."""
+    good = target()
+    urls = [f"http://127.0.0.1:{closed_port()}" for _ in range(4)] + [good.url]
+    running = gateway(services({"s": urls}, f"balance: {balance}\noutlier: false\nbreaker: false"))
+
+    def ask(number):
+        return request(running.port, message("POST", b"data", number % 2 == 0).replace(b"/x", b"/%d" % number)).status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(40))) == {200}
+    tries = [line["attempts"] for line in running.access_log()]
+    assert 3 <= max(tries) <= 5  # none is met twice
+    assert good.received.count(b"POST /") == 40
+    assert at_rest(running) == NOTHING
+
+
+def test_what_has_met_all_targets_in_vain_is_retried_as_any_other(gateway):
+    urls = [f"http://127.0.0.1:{closed_port()}" for _ in range(3)]
+    running = gateway(
+        services({"s": urls}, "retry: {attempts: 2, backoff: {base: 1ms}}\noutlier: false\nbreaker: false")
+    )
+    assert why(request(running.port, message("POST", b"data"))) == (502, "connect_failed")
+    assert attempts(running) == 3 + 2
+
+
+def test_a_request_that_was_sent_in_vain_and_then_cannot_connect_goes_on_too(gateway, target):
+    """Its only retry is used up by then."""
+    urls = [target(plan(hang_up)).url, f"http://127.0.0.1:{closed_port()}", target().url]
+    running = gateway(services({"s": urls}, "balance: round_robin\nretry: {backoff: {base: 1ms}}"))
+    statuses = {get(running.port).status for _ in range(6)}
+    assert (statuses, max(line["attempts"] for line in running.access_log())) == ({200}, 3)
+
+
+@pytest.mark.parametrize("policy", ["{attempts: 0}", "{on: [reset]}"])
+def test_nothing_goes_on_where_connect_failures_are_not_retried(gateway, target, policy):
+    urls = [f"http://127.0.0.1:{closed_port()}", target().url]
+    running = gateway(services({"s": urls}, f"retry: {policy}\nbalance: round_robin\noutlier: false"))
+    assert [get(running.port).status for _ in range(4)] == [502, 200, 502, 200]
+
+
+def test_going_on_ends_with_the_total_time(gateway, target):
+    """Targets whose connections nobody takes: each costs the time to connect."""
+    with ExitStack() as stack:
+        urls = [f"http://127.0.0.1:{stack.enter_context(full_port())}" for _ in range(3)]
+        running = gateway(services({"s": urls}, "timeouts: {connect: 150ms, total: 250ms}\nbreaker: false"))
+        assert why(get(running.port)) == (504, "total_timeout")
+    assert attempts(running) == 2
 
 
 def test_a_retry_prefers_a_target_that_was_not_tried(gateway, target):

@@ -136,6 +136,10 @@ class FakeOperations:
         self._targets[service, target] = self._targets[service, target].model_copy(update=changed)
         return self._targets[service, target]
 
+    async def purge(self, kind: str, value: str) -> int:
+        self.calls.append(("purge", kind, value))
+        return 0 if self.reasons else 2
+
     async def check(self, text: str) -> list[ConfigError]:
         self.calls.append(("check", text))
         return self._load(text).errors

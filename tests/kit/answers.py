@@ -3,7 +3,8 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from tests.kit.wire import OK, Answer, Script, TargetSession
 
@@ -61,6 +62,24 @@ def closed_port() -> int:
     """A port where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """The port of a socket that listens and takes no more connections."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(10):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(server.getsockname())
+            except TimeoutError:
+                yield server.getsockname()[1]
+                return
+        raise AssertionError("it takes every connection")
 
 
 def services(name_to_urls: dict[str, list[str]], lines: str = "", routes: str = "") -> str:

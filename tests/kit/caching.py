@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 
-from gatewright.plugins.cache.plugin import PURGES
-from gatewright.plugins.cache.store import MemoryStore
+from gatewright.plugins.cache.store import PURGES, MemoryStore
 from tests.kit.gateway import run_gateway
 from tests.kit.wire import TIMEOUT, Answer, Target, TargetSession, request
 
@@ -111,12 +110,14 @@ class Bench:
 
     def __init__(
         self, settings: str, stack: ExitStack, folder: Path, before: str = "", behind: str = "", listener: str = "",
+        redis: str = "",
     ) -> None:  # fmt: skip
         self.clock = ManualClock()
         self.origin = Origin()
         self.target = stack.enter_context(Target(self.origin))
         config = (
             f'listeners: [{{bind: "127.0.0.1:0", {listener}}}]\n'
+            f'state: {{redis: "{redis}"}}\n'
             f'services: {{s: {{targets: ["{self.target.url}"], retry: {{attempts: 0}}, breaker: false, outlier: false}}}}\n'
             f"routes: [{{name: all, match: {{path: '/{{rest...}}'}}, service: s, plugins: [{behind}]}}]\n"
             f"plugins: [{before + ',' if before else ''} {{cache: {settings}}}]\n"

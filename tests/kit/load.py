@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 import uvloop
@@ -34,7 +35,8 @@ class Connection(asyncio.Protocol):
     def ask(self, number: int) -> None:
         self.asked = f"/r/{number}"
         self.sent = time.monotonic()
-        self.transport.write(f"GET {self.asked} HTTP/1.1\r\nHost: load.test\r\n\r\n".encode())
+        method = self.load.methods[number % len(self.load.methods)]
+        self.transport.write(f"{method} {self.asked} HTTP/1.1\r\nHost: load.test\r\n\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -71,8 +73,8 @@ class Connection(asyncio.Protocol):
 class Load:
     """The generator and its account."""
 
-    def __init__(self, port: int, rate: float, connections: int) -> None:
-        self.port, self.rate, self.limit = port, rate, connections
+    def __init__(self, port: int, rate: float, connections: int, methods: Sequence[str] = ("GET",)) -> None:
+        self.port, self.rate, self.limit, self.methods = port, rate, connections, methods
         self.free: deque[Connection] = deque()
         self.count = 0
         self.good = 0
@@ -147,8 +149,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--methods", default="GET", help="in turn, with a comma between them; none has a body")
     options = parser.parse_args()
-    load = Load(options.port, options.rate, options.connections)
+    load = Load(options.port, options.rate, options.connections, options.methods.split(","))
     uvloop.run(load.run(options.seconds))
     print(json.dumps(load.account()))
 

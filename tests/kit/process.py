@@ -183,27 +183,46 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class EchoProcess:
+    """A fast target (`tests.kit.echo`) in a process of its own; `port` is where."""
+
+    def __init__(self, tag: str = "echo") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kit.echo", tag], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self) -> "EchoProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.communicate(timeout=SECONDS)
+
+
 @contextmanager
 def echo(tag: str = "echo") -> Iterator[int]:
-    """Run a fast target (`tests.kit.echo`) and give its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.kit.echo", tag], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.communicate(timeout=SECONDS)
+    """Run a fast target and give its port."""
+    with EchoProcess(tag) as process:
+        yield process.port
 
 
 class LoadProcess:
     """A steady load (`tests.kit.load`) in a process of its own."""
 
-    def __init__(self, port: int, rate: int = 2000, connections: int = 32, seconds: float = 100) -> None:
+    def __init__(
+        self, port: int, rate: int = 2000, connections: int = 32, seconds: float = 100, methods: str = "GET"
+    ) -> None:
+        """`methods`: in turn, with a comma between them."""
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.kit.load", str(port), "--rate", str(rate)),
-                *("--connections", str(connections), "--seconds", str(seconds)),
+                *("--connections", str(connections), "--seconds", str(seconds), "--methods", methods),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -7,11 +7,10 @@ import pytest
 
 from gatewright.core.headers import Headers
 from gatewright.plugins.cache.entry import Entry, Terms
-from gatewright.plugins.cache.plugin import CachePlugin
-from gatewright.plugins.cache.redis_store import RedisStore, check_url
+from gatewright.plugins.cache.redis_store import RedisStore
 from gatewright.plugins.cache.store import make_slot
 from tests.kit.caching import FRESH, Bench, ManualClock, told
-from tests.kit.servers import redis_server
+from tests.kit.servers import redis_cluster, redis_sentinel, redis_server
 
 URL = "http://h/a*[x]"
 
@@ -98,6 +97,25 @@ def test_what_goes_in_comes_out(redis):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("step", [5 * 3600.0, -5 * 3600.0, 30.0, -30.0])
+def test_after_a_step_of_the_date_nothing_is_younger_than_it_may_be(redis, step):
+    """By hours: forwards it counts as old, backwards as not there. By less: machines differ by that."""
+
+    async def main():
+        clock = ManualClock()
+        async with opened(redis.url, clock) as store:
+            await saved(store, entry())
+            clock._wall += step
+            found, _ = await store.load(make_slot(URL, "r"))
+            ages = [clock.now() - each.born for each in found]
+            assert ages == ([] if step < -60.0 else [pytest.approx(max(0.0, step))])
+            await saved(store, entry())  # what is made after it is kept as ever
+            (found,), _ = await store.load(make_slot(URL, "r"))
+            assert clock.now() - found.born == pytest.approx(0.0)
+
+    asyncio.run(main())
+
+
 def test_variants_and_scopes_are_apart(redis):
     async def main():
         async with opened(redis.url) as store:
@@ -163,7 +181,7 @@ def test_nothing_stays_for_ever(redis):
             keys = [key for key in redis.ask("KEYS", "*") if not key.endswith(":g")]
             assert len(keys) == 4
             assert all(redis.ask("PTTL", key) > 0 for key in keys)
-            assert redis.ask("TTL", f"gatewright:cache:e:{URL}\nr") == pytest.approx(86400 + 67, abs=2)
+            assert redis.ask("TTL", f"gatewright:{{cache}}:e:{URL}\nr") == pytest.approx(86400 + 67, abs=2)
 
     asyncio.run(main())
 
@@ -172,7 +190,7 @@ def test_what_is_not_ours_is_not_read(redis):
     async def main():
         async with opened(redis.url) as store:
             for number, value in enumerate(["x", "", "\x96\x02\x01\x02\x03\x04\x05"]):
-                redis.ask("HSET", f"gatewright:cache:e:{URL}\nr", f"f{number}", value)
+                redis.ask("HSET", f"gatewright:{{cache}}:e:{URL}\nr", f"f{number}", value)
             assert (await store.load(make_slot(URL, "r")))[0] == []
 
     asyncio.run(main())
@@ -204,12 +222,52 @@ def test_a_redis_that_is_silent_is_a_miss_within_the_bound(caplog):
     ]
 
 
-@pytest.mark.parametrize("url", ["http://x", "redis+cluster://a,b", "redis://"])
-def test_urls_that_will_not_do(url):
-    with pytest.raises(ValueError):
-        check_url(url)
-    with pytest.raises(ValueError):
-        CachePlugin(CachePlugin.config_model(redis=url))
+# Where a Redis can be
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with redis_cluster() as nodes:
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("url", URL), ("prefix", "http://h/"), ("tag", "red"), ("all", "")])
+def test_in_a_cluster(cluster, kind, value):
+    async def main():
+        async with opened(cluster) as one, opened(cluster) as other:
+            await saved(one, entry())
+            assert len((await other.load(make_slot(URL, "r")))[0]) == 1
+            _, token = await one.load(make_slot(URL, "r"))
+            other.purge(kind, value)
+            await settled(other)
+            one.save(entry(), token)
+            await settled(one)
+            assert (await one.load(make_slot(URL, "r")))[0] == []
+            assert not one._failing
+
+    asyncio.run(main())
+
+
+def test_behind_sentinels(server):
+    async def main(url):
+        async with opened(url) as store:
+            await saved(store, entry())
+            assert len((await store.load(make_slot(URL, "r")))[0]) == 1
+
+    with redis_sentinel(server) as sentinel:
+        asyncio.run(main(f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"))
+
+
+def test_one_that_no_plugin_uses_any_more_is_left_alone(redis):
+    async def main():
+        async with opened(redis.url) as store:
+            await saved(store, entry())
+        store.purge("all", "")
+        assert not store._beside
+        async with opened(redis.url) as other:
+            assert len((await other.load(make_slot(URL, "r")))[0]) == 1
+
+    asyncio.run(main())
 
 
 # Through a gateway
@@ -218,13 +276,13 @@ def test_urls_that_will_not_do(url):
 @pytest.fixture
 def bench(tmp_path_factory):
     with ExitStack() as stack:
-        yield lambda settings: Bench(settings, stack, tmp_path_factory.mktemp("gateway"))
+        yield lambda settings, redis: Bench(settings, stack, tmp_path_factory.mktemp("gateway"), redis=redis)
 
 
 @pytest.fixture
 def two(bench, redis):
     """Two gateways on one Redis, whose machines have the same date."""
-    one, other = (bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}") for _ in range(2))
+    one, other = (bench("{store: redis, redis_timeout: 2s}", redis.url) for _ in range(2))
     other.clock._wall = one.clock._wall
     return one, other
 
@@ -234,7 +292,7 @@ def test_another_gateway_serves_what_one_has_stored(redis, two):
     path = one.path()
     one.origin.replies[path] = [one.reply(200, [*FRESH, "Vary: Foo"], b"x")]
     assert told(one.ask(path)) == "gatewright; fwd=uri-miss; fwd-status=200; stored"
-    redis.until(lambda: redis.ask("EXISTS", f"gatewright:cache:e:http://test{path}\nall"), "the answer")
+    redis.until(lambda: redis.ask("EXISTS", f"gatewright:{{cache}}:e:http://test{path}\nall"), "the answer")
     assert told(other.ask(path)) == "gatewright; hit; ttl=60"
     assert told(other.ask(path, "Cache-Control: only-if-cached\r\n")) == "gatewright; hit; ttl=60"
     other.clock.passed += 10
@@ -248,7 +306,7 @@ def test_a_purge_by_another_gateway_holds_after_a_second(redis, two):
     path = one.path()
     one.origin.replies[path] = [one.reply(200, FRESH, b"old"), one.reply(200, FRESH, b"new")]
     one.ask(path)
-    key = f"gatewright:cache:e:http://test{path}\nall"
+    key = f"gatewright:{{cache}}:e:http://test{path}\nall"
     redis.until(lambda: redis.ask("EXISTS", key), "the answer")
     other.purge("url", f"http://test{path}")
     redis.until(lambda: not redis.ask("EXISTS", key), "the purge")
@@ -258,7 +316,7 @@ def test_a_purge_by_another_gateway_holds_after_a_second(redis, two):
 
 
 def test_after_a_change_the_old_is_gone_here_and_there(redis, bench):
-    one = bench(f"{{redis: '{redis.url}', redis_timeout: 2s}}")
+    one = bench("{store: redis, redis_timeout: 2s}", redis.url)
     path = one.path()
     one.origin.replies[path] = [
         one.reply(200, FRESH, b"old"),
@@ -266,14 +324,14 @@ def test_after_a_change_the_old_is_gone_here_and_there(redis, bench):
         one.reply(200, FRESH, b"new"),
     ]
     one.ask(path)
-    redis.until(lambda: redis.ask("EXISTS", f"gatewright:cache:e:http://test{path}\nall"), "the answer")
+    redis.until(lambda: redis.ask("EXISTS", f"gatewright:{{cache}}:e:http://test{path}\nall"), "the answer")
     one.ask(path, method="POST")
     assert one.ask(path).body == b"new"
 
 
 def test_without_redis_each_worker_goes_on_by_itself(bench):
     with redis_server() as own:
-        one = bench(f"{{redis: '{own.url}'}}")
+        one = bench("{store: redis}", own.url)
         path = one.path()
         own.kill()
         one.origin.replies[path] = [one.reply(200, FRESH, b"x")]

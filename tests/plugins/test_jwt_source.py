@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from gatewright.core.tasks import spawn
 from gatewright.plugins import jwt_source
 from gatewright.plugins.jwt import JwtPlugin
 from gatewright.plugins.jwt_config import JwtConfig
 from gatewright.plugins.jwt_source import KeySource, source_for
 from gatewright.plugins.services import Fetched, FetchError
+from gatewright.telemetry.counters import Counters
 from tests.kit.tokens import MovedClock, jwk, jwks, private_key, token
 
 OLD = jwks(jwk(private_key("p256"), kid="old"))
@@ -28,6 +30,7 @@ class Fetching:
         self.calls = asyncio.Queue()
         self.counts = []
         self.kept = {}
+        self.ages = Counters()
 
     def shared(self, key, factory):
         if key not in self.kept:
@@ -41,6 +44,9 @@ class Fetching:
 
     def count(self, name, **labels):
         self.counts.append((name, *labels.values()))
+
+    def age(self, name, **labels):
+        return self.ages.age(name, labels)
 
     async def call(self):
         """Wait for the next fetch: a future to answer."""
@@ -248,6 +254,38 @@ async def test_plugins_share_a_source_and_a_reload_keeps_its_keys(gateway, sourc
     assert source_for(gateway, "https://issuer.test/jwks", 600.0, 10.0, 5.0) is after._source is before._source
     await after.stop()
     assert other._source is None
+
+
+@run
+async def test_the_age_of_the_keys_is_told(gateway, source, caplog):
+    """From the first question on, since an issuer that never answers is the worst; until nobody uses them any more."""
+
+    def age():
+        return [(labels, round(gateway.clock.now() - at)) for labels, at in gateway.ages.ages()]
+
+    _, changed = watch()
+    name = ["jwks", "url", "https://issuer.test/jwks"]
+    assert age() == []
+    starting = spawn(source.start(changed, 5.0))
+    call = await gateway.call()
+    gateway.clock.ahead = 100.0
+    assert age() == [(name, 100)]
+    call.set_result(Fetched(200, {}, OLD))
+    await starting
+    assert age() == [(name, 0)]
+    gateway.clock.ahead = 250.0
+    source.look_again()
+    (await gateway.call()).set_result(Fetched(500, {}, b""))
+    await gateway.settled()
+    assert age() == [(name, 150)]
+    await source.stop(changed)
+    assert age() == []
+
+
+def test_what_may_be_secret_in_the_url_is_no_label():
+    gateway = Fetching()
+    KeySource(gateway, "https://me:secret@issuer.test:8443/jwks?key=secret", 600.0, COOLDOWN, 5.0)._age.at = 1.0
+    assert gateway.ages.ages() == [[["jwks", "url", "https://issuer.test:8443/jwks"], 1.0]]
 
 
 def test_a_plain_url_is_warned_of(caplog):

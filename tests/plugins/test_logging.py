@@ -11,7 +11,6 @@ import pytest
 from gatewright.control.loader import load
 from gatewright.core.headers import Headers
 from gatewright.core.messages import Request
-from gatewright.plugins.logging import LoggingConfig
 from gatewright.telemetry.access_log import Line
 from tests.kit.answers import reply
 from tests.kit.inside import Finished
@@ -295,13 +294,6 @@ def test_settings_that_make_no_sense(logged, settings, wrong):
 
 
 PAGE = (Path(__file__).parents[2] / "docs/logging.md").read_text()
-
-
-@pytest.mark.parametrize("name", LoggingConfig.model_fields)
-def test_every_setting_is_on_the_page(name):
-    field = LoggingConfig.model_fields[name]
-    default = f"[{', '.join(field.default)}]" if isinstance(field.default, list) else str(field.default).lower()
-    assert f"\n| `{name}` | `{default}` | {field.description} |\n" in PAGE
 
 
 def test_every_field_of_a_line_is_on_the_page():

@@ -142,6 +142,24 @@ def test_whatever_stands_in_a_state_counts_as_used_up_for_one_window_at_most(alg
     assert algorithm.decide(state, now + WINDOW + algorithm.quota, 1)[0][0]  # rounding up may add a microsecond each
 
 
+@given(ALGORITHMS, ARRIVALS, st.integers(1, 400 * WINDOW))
+def test_a_clock_that_is_set_back_locks_nobody_out_and_lets_no_more_pass(algorithm, arrivals, back):
+    now, state = 10**12, (0,) * algorithm.words
+    for step, cost in arrivals:
+        now += step
+        _, after = algorithm.decide(state, now, cost)
+        state = after if after is not None else state
+    left = algorithm.decide(state, now, 1)[0][1] + algorithm.decide(state, now, 1)[0][0]
+    now -= back
+    verdict, after = algorithm.decide(state, now, 1)
+    assert verdict[0] <= (left > 0)
+    if isinstance(algorithm, FixedWindow | SlidingWindow) and state[0] > now + back:
+        assert verdict[:2] == ((True, left - 1) if left else (False, 0))
+    if not verdict[0]:
+        assert verdict[3] <= algorithm.window
+        assert algorithm.decide(after or state, now + verdict[3], 1)[0][0]
+
+
 @given(ALGORITHMS)
 def test_a_spent_state_lets_nothing_pass(algorithm):
     assert not algorithm.decide(algorithm.spent(10**12), 10**12, 1)[0][0]

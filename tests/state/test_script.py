@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gatewright.state.limits import SECOND, FixedWindow, Gcra, Limit, SlidingWindow
+from gatewright.state.limits import SECOND, Concurrency, FixedWindow, Gcra, Limit, SlidingWindow
 from gatewright.state.redis import _arguments
 from gatewright.state.script import CLOCK, DECIDE, decide_script
 from tests.kit.servers import redis_server
@@ -51,7 +51,7 @@ def test_it_comes_to_the_same_verdicts(redis, algorithm, seed):
     now, state = 1_700_000_000_000_000, (0,) * algorithm.words
     seen = set()
     for _ in range(150):
-        now += choose.choice([*STEPS, choose.randrange(3 * SECOND), -choose.randrange(3 * SECOND)])
+        now += choose.choice([*STEPS, choose.randrange(3 * SECOND), -choose.randrange(3 * SECOND), -3600 * SECOND])
         expected, after = algorithm.decide(state, now, limit.cost)
         state = after if after is not None else state
         assert ask(redis, [limit], now, script=forever) == [expected]
@@ -79,6 +79,16 @@ def test_a_value_that_is_not_ours_lets_no_more_pass_than_the_limit(redis, algori
     redis.ask("SET", f"{{t}}{limit.scope}", value)
     assert sum(ask(redis, [limit], now)[0][0] for _ in range(9)) <= 5
     assert ask(redis, [limit], now + WINDOW + 5)[0][0]
+
+
+def test_leases_of_the_dead_end_though_the_clock_was_set_back(redis):
+    limit = Limit(Concurrency(2), scope="set back")
+    now, hours = 1_700_000_000_000_000, 5 * 3600 * SECOND
+    assert [ask(redis, [limit], now, member=name)[0][0] for name in "abc"] == [True, True, False]
+    now -= hours
+    assert not ask(redis, [limit], now)[0][0]
+    assert not ask(redis, [limit], now + SECOND - 1)[0][0]
+    assert ask(redis, [limit], now + SECOND)[0][:2] == (True, 1)
 
 
 def test_states_expire(redis):

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 
 from gatewright.core.errors import Reason
 from gatewright.telemetry.counters import BOUNDS, LENGTH, Counters
-from gatewright.telemetry.exposition import CLASSIC, OPENMETRICS, Gauges, TargetGauges, render
+from gatewright.telemetry.exposition import CLASSIC, OPENMETRICS, AgeGauge, Gauges, TargetGauges, render
 from gatewright.telemetry.totals import Row, Totals
 from tests.telemetry.finished import finished
 
@@ -26,6 +26,7 @@ GAUGES = Gauges(
     last_success=1.7e9,
     config_version="abc",
     lag=0.25,
+    ages=[AgeGauge("jwks", {"url": url}, age) for url, age in (("a", 3.0), ("a", 7.5), ("b", 1.0), ("a", 5.0))],
     templates={"r": "/items/{id}"},
 )
 PARSERS = {
@@ -104,6 +105,8 @@ def test_the_numbers(scraped):
     assert value(samples, "gateway_config_last_success_timestamp_seconds") == 1.7e9
     assert value(samples, "gateway_config_info", version="abc") == 1
     assert value(samples, "gateway_eventloop_lag_seconds") == 0.25
+    assert value(samples, "gateway_jwks_age_seconds", url="a") == 7.5  # the worst of the workers
+    assert value(samples, "gateway_jwks_age_seconds", url="b") == 1.0
     (build,) = [key for key in samples if key[0] == "gateway_build_info"]
     assert [label for label, _ in build[1:]] == ["python", "version"]
 
@@ -160,6 +163,7 @@ def test_the_rules_of_names_and_types(scraped):
         "le",
         "python",
         "version",
+        "url",  # of plugins' sources
         # OpenTelemetry's
         "http_request_method",
         "http_response_status_code",

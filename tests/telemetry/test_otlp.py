@@ -6,7 +6,7 @@ import pytest
 
 from gatewright.core.peer import Peer
 from gatewright.telemetry.otlp import Encoder
-from gatewright.telemetry.tracing import AttemptNote, Finished, HookNote, RecordedTrace
+from gatewright.telemetry.tracing import AttemptNote, Finished, RecordedTrace
 from tests.kit.collector import CLIENT, SERVER, read
 
 TRACE, SPAN, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "53995c3f42cd8ad8"
@@ -53,9 +53,15 @@ def finished(trace=None, **changes):
     return Finished(**values | changes)
 
 
+def request(encoder, spans):
+    """What is sent of encoded spans."""
+    data = b"".join(spans)
+    return encoder.head(len(data)) + data
+
+
 def encoded(*exchanges, routes=None):
     encoder = Encoder("shop-gateway", {"users": "/users/{id}"} if routes is None else routes)
-    return read(encoder.request([span for each in exchanges for span in encoder.spans(each, OFFSET)]))
+    return read(request(encoder, [span for each in exchanges for span in encoder.spans(each, OFFSET)]))
 
 
 def spans_of(*attempts, parent="", **changes):
@@ -234,9 +240,9 @@ def test_the_time_of_plugins():
 
     trace = recorded()
     trace.hooks += [
-        HookNote("on_request", Jwt().on_request, 1.1, 1.25),
-        HookNote("on_response", SimpleNamespace(plugin=PLUGIN), 1.3, 1.3),
-        HookNote("on_done", print, 1.3, 1.3),
+        ("on_request", Jwt().on_request, 1.1, 1.25),
+        ("on_response", SimpleNamespace(plugin=PLUGIN), 1.3, 1.3),
+        ("on_done", print, 1.3, 1.3),
     ]
     (span,) = encoded(finished(trace))
     assert [(name, time - OFFSET) for name, time, _ in span.events] == [
@@ -268,7 +274,7 @@ def test_what_is_kept_of_pieces_mixes_nothing_up_and_is_bounded():
         peer = Peer("10.1.1.1", 1 + number % 60_000, 80)
         each = finished(path=path, peer=peer, user_agent=b"%d" % (number // 2), status=200 + number % 300)
         if number % 100 == 0:
-            (span,) = read(encoder.request(encoder.spans(each, OFFSET)))
+            (span,) = read(request(encoder, encoder.spans(each, OFFSET)))
             attributes = span.attributes
             assert (attributes["url.path"], attributes["user_agent.original"]) == (path, str(number // 2))
             assert (attributes["network.peer.port"], attributes["http.response.status_code"]) == (
@@ -286,5 +292,5 @@ def test_routes_may_change():
     encoder = Encoder("g", {"users": "/users/{id}"})
     encoder.spans(finished(), OFFSET)
     encoder.routes = {"users": "/people/{id}"}
-    (span,) = read(encoder.request(encoder.spans(finished(), OFFSET)))
+    (span,) = read(request(encoder, encoder.spans(finished(), OFFSET)))
     assert span.name == "GET /people/{id}"

@@ -10,7 +10,7 @@ from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
 from gatewright.core.messages import Request
 from gatewright.core.peer import Peer
-from gatewright.telemetry.tracing import LONGEST, Finished, Parents, Tracer
+from gatewright.telemetry.tracing import LONGEST, Parents, Tracer
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRUSTED = (ipaddress.ip_network("10.0.0.0/8"),)
@@ -180,7 +180,7 @@ def test_only_what_is_recorded_is_handed_over():
     recorded.trace = made.begin(recorded)
     made.record(recorded, 0.5)
     (row,) = made.rows
-    assert (Finished(*row).started, Finished(*row).ended) == (5.0, 5.5)
+    assert (row.started, row.ended) == (5.0, 5.5)
 
 
 def test_what_waits_is_bounded():
@@ -190,7 +190,7 @@ def test_what_waits_is_bounded():
     each.rewritten = "/" + long
     each.trace = made.begin(each)
     made.record(each, 0.5)
-    done = Finished(*made.rows[0])
+    done = made.rows[0]
     assert (len(done.path), len(done.query), len(done.user_agent), len(done.rewritten)) == (
         LONGEST,
         LONGEST,

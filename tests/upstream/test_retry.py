@@ -90,6 +90,13 @@ def test_attempts_are_those_after_the_first(attempts: int, number: int, allowed:
     assert RetryPolicy(attempts).may_retry("POST", False, REFUSED, None, number) is allowed
 
 
+@pytest.mark.parametrize(("failure", "allowed"), [(REFUSED, True), (RESET, False), (SLOW, False)])
+def test_what_no_target_saw_may_go_on_to_the_next(failure: GatewayError, allowed: bool) -> None:
+    assert RetryPolicy().may_go_on(failure) is allowed
+    assert not RetryPolicy(attempts=0).may_go_on(failure)
+    assert not RetryPolicy(on=["reset", "timeout"]).may_go_on(failure)
+
+
 @pytest.mark.parametrize("token", ["connect_failure", "reset", "timeout", "400", "429", "502", "599"])
 def test_conditions_that_exist(token: str) -> None:
     assert check_condition(token) == token

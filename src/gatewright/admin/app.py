@@ -13,6 +13,7 @@ from gatewright.admin import openapi
 from gatewright.admin.configuring import add_configuring
 from gatewright.admin.operations import Operations
 from gatewright.admin.problems import install
+from gatewright.admin.purging import add_purging
 from gatewright.admin.reading import add_reading
 from gatewright.admin.security import Access, Guard
 from gatewright.admin.targets import add_targets
@@ -33,6 +34,7 @@ def make_app(operations: Operations, access: Access) -> FastAPI:
     add_reading(app, operations)
     add_targets(app, operations)
     add_configuring(app, operations)
+    add_purging(app, operations)
     _document(app)
     app.add_middleware(Guard, access=access)
     return app

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 
 from gatewright.control.errors import ConfigError
 from gatewright.control.models import GatewayConfig
+from gatewright.plugins.cache.store import PurgeKind
 
 State = Literal["starting", "ready", "draining"]
 Source = Literal["file", "api"]
@@ -187,6 +188,12 @@ class Operations(Protocol):
 
     async def set_target(self, service: str, target: str, draining: bool | None, weight: int | None) -> TargetView:
         """Drain, enable or weight a target in every worker; None leaves as it is. Raises UnknownTarget."""
+
+    async def purge(self, kind: PurgeKind, value: str) -> int:
+        """Have the caches of every worker, and their Redis, forget what this names; return how many were told.
+
+        What `kind` and `value` mean says `MemoryStore.purge`.
+        """
 
     async def check(self, text: str) -> list[ConfigError]:
         """Return everything that is wrong with a configuration, and change nothing."""

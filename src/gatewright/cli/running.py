@@ -1,4 +1,4 @@
-"""The commands that talk to a running gateway: status, targets, drain, enable, weight, reload.
+"""The commands that talk to a running gateway: status, targets, drain, enable, weight, purge, reload.
 
 They ask its admin API through `remote` and print what it says: tables for people, JSON for machines. `main` adds them.
 """
@@ -97,6 +97,25 @@ def weight(
     _change(service, target, {"weight": number}, (admin, token, config), as_json)
 
 
+def purge(
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="The answers of one URL.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", metavar="URL", help="Of all that begin so.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Those with a word of Surrogate-Key or Cache-Tag.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,
+    admin: AdminUrl = None,
+    token: AdminToken = None,
+    config: Config = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Have a running gateway's caches forget answers."""
+    wishes = {"url": url, "prefix": prefix, "tag": tag, "all": everything or None}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    if len(given) != 1:
+        raise typer.BadParameter("say what to forget: one of --url, --prefix, --tag and --all")
+    with _remote(admin, token, config) as remote:
+        _print(remote.ask("POST", "/cache/purge", given), as_json, lambda view: print(_purge_words(view)))
+
+
 def reload(admin: AdminUrl = None, token: AdminToken = None, config: Config = DEFAULT, as_json: AsJson = False) -> None:
     """Have a running gateway read its configuration again. One that is not good changes nothing."""
     with _remote(admin, token, config) as remote:
@@ -104,7 +123,7 @@ def reload(admin: AdminUrl = None, token: AdminToken = None, config: Config = DE
         _print(answer, as_json, lambda done: print("reloaded" if done["changed"] else "nothing has changed"))
 
 
-COMMANDS = (status, targets, drain, enable, weight, reload)
+COMMANDS = (status, targets, drain, enable, weight, purge, reload)
 
 
 @contextmanager
@@ -144,6 +163,11 @@ def _print(answer: Any, as_json: bool, in_words: Callable[[Any], None]) -> None:
 def _sentence(view: dict[str, Any]) -> str:
     text = f"{view['service']} {view['name']}: {view['state']}, weight {view['weight']}, {view['in_flight']} in flight"
     return printable(text)
+
+
+def _purge_words(view: dict[str, Any]) -> str:
+    what = f"{view['kind']} {view['value']}".rstrip()
+    return printable(f"purged in {view['workers']} worker{'s' if view['workers'] != 1 else ''}: {what}")
 
 
 def _print_targets(views: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Variables: where `${NAME}` gets its value from, and how it is put in.
 
-It owns the syntax of `${NAME}`, `${NAME:-default}`, `${NAME:?hint}` and `$$`, and that of `.env` files. It knows
-neither YAML nor the models. Messages name variables and never show what they hold. `document.py` calls
+It owns the syntax of `${NAME}`, `${NAME:-default}`, `${NAME:+text}`, `${NAME:?hint}` and `$$`, and that of `.env`
+files. It knows neither YAML nor the models. Messages name variables and never show what they hold. `document.py` calls
 `interpolate`, the loader the rest.
 """
 
@@ -12,9 +12,9 @@ from typing import NamedTuple
 from gatewright.control.errors import closest
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_OTHERWISE = r":-(?P<default>[^{}]*)|:\?(?P<hint>[^{}]*)"
+_OTHERWISE = r":-(?P<default>[^{}]*)|:\+(?P<instead>[^{}]*)|:\?(?P<hint>[^{}]*)"
 _PIECE = re.compile(rf"\$\$|\$\{{(?P<name>{_NAME})(?:{_OTHERWISE})?\}}|\$\{{(?P<broken>)", re.ASCII | re.DOTALL)
-_BRACE_IN_DEFAULT = re.compile(rf"\$\{{{_NAME}:[-?][^{{}}]*\{{", re.ASCII)
+_BRACE_IN_DEFAULT = re.compile(rf"\$\{{{_NAME}:[-+?][^{{}}]*\{{", re.ASCII)
 _LINE = re.compile(rf"\s*(?:export\s+)?(?P<name>{_NAME})\s*=[ \t]*(?P<value>.*)", re.ASCII | re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 _DOUBLE_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -43,10 +43,10 @@ def interpolate(text: str, variables: Mapping[str, str]) -> Interpolated:
     """Put variables into `text`.
 
     `${NAME}` is the variable's value, empty if it is set so; `${NAME:-default}` is the default when it is
-    unset or empty; with `${NAME:?hint}` that is a problem, and the hint says what to do about it. `$$` is a
-    dollar sign, and so is a `$` before anything but `{`. A value is put in as it is: dollar signs within it
-    mean nothing. `$$` is one within a default or hint too, which hold no braces, so nothing nested is taken
-    for something that it is not.
+    unset or empty, and `${NAME:+text}` is empty then, else the text; with `${NAME:?hint}` that is a problem, and the
+    hint says what to do about it. `$$` is a dollar sign, and so is a `$` before anything but `{`. A value is put in
+    as it is: dollar signs within it mean nothing. `$$` is one within a default, text or hint too, which hold no
+    braces, so nothing nested is taken for something that it is not.
     """
     if "$" not in text:
         return Interpolated(text)
@@ -61,6 +61,8 @@ def interpolate(text: str, variables: Mapping[str, str]) -> Interpolated:
             problems[_broken(text, match.start()), None] = None
             return ""
         value = variables.get(name)
+        if match.group("instead") is not None:
+            return match.group("instead").replace("$$", "$") if value else ""
         if default is not None and not value:
             return str(default).replace("$$", "$")
         if hint is not None and not value:
@@ -81,8 +83,8 @@ def interpolate(text: str, variables: Mapping[str, str]) -> Interpolated:
 
 def _broken(text: str, start: int) -> str:
     if _BRACE_IN_DEFAULT.match(text, start):
-        return "a default in ${NAME:-default}, or a hint in ${NAME:?hint}, may not hold braces or another ${...}"
-    return "${ is not followed by NAME}, NAME:-default} or NAME:?hint}; for a literal ${ write $${"
+        return "what follows :-, :+ or :? in ${NAME:-default} may not hold braces or another ${...}"
+    return "${ is not followed by NAME}, NAME:-default}, NAME:+text} or NAME:?hint}; for a literal ${ write $${"
 
 
 def read_env(text: str) -> tuple[dict[str, str], list[EnvLine]]:

@@ -16,6 +16,10 @@ from gatewright.control.messages import problems_of
 from gatewright.control.plugin_models import PluginRef, parse_plugin
 from gatewright.plugins.registry import PluginLoadError
 
+_NO_REDIS = (
+    'needs a Redis, and the configuration has none: say where it is with `state: {redis: "redis://host:6379/0"}`'
+)
+
 
 class PluginClass(Protocol):
     """What is needed of a plugin's class: the model of its settings, and that they make an instance."""
@@ -70,6 +74,8 @@ def check_plugins(data: Mapping[str, Any], base_dir: Path, source: PluginSource)
     Each class is loaded once. A plugin's code may raise anything, so anything is caught and told.
     """
     classes: dict[str, PluginClass | Problem] = {}
+    state = data.get("state")
+    has_redis = isinstance(state, Mapping) and bool(state.get("redis"))
     for path, reference in plugin_references(data):
         if reference.label not in classes:
             classes[reference.label] = _load(path, reference, base_dir, source)
@@ -77,7 +83,7 @@ def check_plugins(data: Mapping[str, Any], base_dir: Path, source: PluginSource)
         if isinstance(found, Problem):
             yield found._replace(path=path)
         else:
-            yield from _check_settings(path, reference, found)
+            yield from _check_settings(path, reference, found, has_redis)
 
 
 def _load(path: KeyPath, reference: PluginRef, base_dir: Path, source: PluginSource) -> PluginClass | Problem:
@@ -92,11 +98,11 @@ def _load(path: KeyPath, reference: PluginRef, base_dir: Path, source: PluginSou
         return Problem(path, f"the plugin {reference.label!r} cannot be loaded: {_in_words(error)}")
 
 
-def _check_settings(path: KeyPath, reference: PluginRef, found: PluginClass) -> Iterator[Problem]:
+def _check_settings(path: KeyPath, reference: PluginRef, found: PluginClass, has_redis: bool) -> Iterator[Problem]:
     settings_path = path if reference.name is None else (*path, reference.name)
     model = found.config_model
     try:
-        found(model.model_validate(dict(reference.config)))
+        made = found(model.model_validate(dict(reference.config)))
     except ValidationError as error:
         yield from problems_of(error, model, settings_path)
     except ValueError as error:
@@ -104,6 +110,10 @@ def _check_settings(path: KeyPath, reference: PluginRef, found: PluginClass) -> 
     except BaseException as error:
         message = f"the plugin {reference.label!r} fails on these settings: {_in_words(error)}"
         yield Problem(settings_path, message, at=At.KEY)
+    else:
+        setting = getattr(made, "needs_redis", "")
+        if setting and not has_redis:
+            yield Problem((*settings_path, setting), _NO_REDIS)
 
 
 def _in_words(error: BaseException) -> str:

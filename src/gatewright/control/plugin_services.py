@@ -25,7 +25,7 @@ from gatewright.plugins.services import Fetched, FetchError
 from gatewright.proxy.asking import ask
 from gatewright.proxy.route import Snapshot
 from gatewright.state.stores import Stores
-from gatewright.telemetry.counters import Counters
+from gatewright.telemetry.counters import Age, Counters
 from gatewright.upstream import client
 
 _log = logging.getLogger("gatewright.plugins")
@@ -110,6 +110,10 @@ class PluginServices:
     def counter(self, name: str, **labels: str) -> Callable[[], None]:
         """Return what adds one to a plugin's counter, see `GatewayServices.counter`."""
         return self._counters.cell(name, labels).add if self._counters is not None else _ignore
+
+    def age(self, name: str, **labels: str) -> Age:
+        """Return what a plugin's age is told of, see `GatewayServices.age`."""
+        return (self._counters or Counters()).age(name, labels)
 
     def shared(self, key: str, factory: Callable[[], T]) -> T:
         """Return the one object that this process has for `key`, see `GatewayServices.shared`."""

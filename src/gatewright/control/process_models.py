@@ -135,10 +135,11 @@ RedisUrl = Annotated[StrictStr, AfterValidator(parse_redis), WithJsonSchema({"ty
 
 
 class StateConfig(ConfigModel):
-    """Where counts are kept."""
+    """What several gateways share."""
 
     redis: RedisUrl = Field(
         "",
         repr=False,
-        description="URL of a Redis that several gateways share; empty: the workers of this machine share their own",
+        description="URL of a Redis that counts limits, and keeps answers of caches with `store: redis`, for several "
+        "gateways; empty: the workers of this machine share their own counts",
     )

@@ -26,7 +26,7 @@ from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
 _LINGER_SECONDS = 2.0
-LAST_REQUEST_SECONDS = 1.0  # draining: for the request of a client that has connected, or whose bytes are here
+LAST_REQUEST_SECONDS = 1.0  # draining: for the request of a client that has connected or was answered just now
 
 
 class State(Enum):
@@ -291,11 +291,16 @@ class AnsweringConnection(Endpoint):
     def drain(self) -> None:
         """The listener drains: close if nothing is under way. A request that is here by now will be answered, and any
         answer that begins from now on says that it is the last.
+
+        A client that was answered just now may be about to ask again, and what it sends as its connection is closed is
+        lost: under 600 requests a second, one or two were at most ends. nginx's `keepalive_min_timeout` is for this.
         """
         if self.state is not IDLE:
             return
-        if self._close_after is None or self._has_unread():
-            self._timers.set(self, min(self.deadline, self._clock.now() + LAST_REQUEST_SECONDS))
+        now = self._clock.now()
+        quiet = now - (self.deadline - self._limits.keepalive_timeout)
+        if self._close_after is None or quiet < LAST_REQUEST_SECONDS or self._has_unread():
+            self._timers.set(self, min(self.deadline, now + LAST_REQUEST_SECONDS))
         else:
             self.transport.close()
 

@@ -64,6 +64,7 @@ class Plugin(Generic[C]):
     response_body: ClassVar[BodyMode] = "stream"
     max_body: int = 1024 * 1024
     gateway: Any  # what the gateway does for plugins (`services.GatewayServices`); set before `start`
+    needs_redis: str = ""  # set by `__init__`: the setting for which the configuration must have a `state.redis`
     place: str = ""  # where the configuration names it, in words that outlive changes elsewhere; set before `start`
 
     def __init__(self, config: C) -> None:

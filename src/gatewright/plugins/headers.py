@@ -1,15 +1,13 @@
 """`headers`: set, add, remove and rename header fields of requests and answers.
 
-    plugins:
-      - headers:
-          request:
-            set: {X-Client: "{client_ip}"}
-            remove: [Cookie]
-          response:
-            rename: {X-Powered-By: X-Engine}
-            add: {Strict-Transport-Security: max-age=31536000}
-
-Steps run in the order remove, rename, set, add. Values may hold variables (see `template`).
+plugins:
+  - headers:
+      request:
+        set: {X-Client: "{client_ip}"}
+        remove: [Cookie]
+      response:
+        rename: {X-Powered-By: X-Engine}
+        add: {Strict-Transport-Security: max-age=31536000}
 """
 
 from collections.abc import Callable
@@ -63,7 +61,16 @@ Edit = Callable[[Headers, Exchange], None]
 
 
 class HeadersPlugin(Plugin[HeadersConfig], name="headers"):
-    """Edits header fields: the request's before a target is asked, the answer's whoever made it."""
+    """Edits header fields: the request's before a target is asked, the answer's whoever made it.
+
+    Steps run in the order `remove`, `rename`, `set`, `add`. Names are case-insensitive; order, case and duplicates of
+    fields survive. Fields that the gateway writes itself (framing, `Host`, `X-Forwarded-*`, `X-Request-ID`) cannot be
+    edited: that is a configuration error.
+
+    Values may hold variables: `{client_ip}`, `{request_id}`, `{method}`, `{scheme}`, `{host}`, `{path}`, `{query}`,
+    `{route}`, `{service}`, `{target}`, `{consumer}`, `{status}`, `{param.NAME}`, `{header.NAME}`, `{query.NAME}`; one
+    that has no value is empty. `{{` and `}}` are braces.
+    """
 
     def __init__(self, config: HeadersConfig) -> None:
         super().__init__(config)

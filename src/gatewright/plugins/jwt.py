@@ -3,10 +3,9 @@
     plugins:
       - jwt:
           algorithms: [HS256]
-          secret: "${JWT_SECRET}"
+          secret: "${JWT_SECRET:?openssl rand -hex 32 prints one}"
           claims_to_headers: {sub: X-User}
 
-Routes are open with `jwt: {enabled: false}` in their own list, or take a request without a token with `optional: true`.
 A token that was found good is remembered until it ends or the keys change, so that the next request with it costs a
 look-up. The settings are in `jwt_config`; what a token must be, `jwt_token` knows; keys are in `jwt_keys` and
 `jwt_source`, places in `jwt_places`.
@@ -46,7 +45,23 @@ def _is_signed(token: Token, keys: list[Key]) -> bool:
 
 
 class JwtPlugin(Plugin[JwtConfig], name="jwt"):
-    """Lets in requests with a good token, sets the consumer and tells the target the claims that it should know."""
+    """Lets in requests with a good token, sets the consumer and tells the target the claims that it should know.
+
+    Routes are open with `jwt: {enabled: false}` in their own list, or take a request without a token with
+    `optional: true`. Answers to what is refused have `WWW-Authenticate: Bearer` (RFC 6750).
+
+    Refusals:
+        401 jwt_missing: there is no token: "Authorization header missing"
+        401 jwt_scheme: `Authorization` has another scheme than Bearer: "Invalid authorization scheme"
+        401 jwt_expired: the token's time is over: "Token has expired"
+        401 jwt_invalid: any other bad token, or two: "Invalid token"
+        503 jwt_keys_unavailable: the issuer's keys are not known yet, or the token names one that the issuer is just
+            being asked for; with `Retry-After`
+
+    Metrics:
+        gateway_jwks_refreshes_total (result): fetches of an issuer's keys: `ok` or `failed`
+        gateway_jwks_age_seconds (url): time since an issuer's keys were last fetched, in the worker where it is longest
+    """
 
     gateway: GatewayServices
 

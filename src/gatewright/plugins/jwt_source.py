@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from gatewright.core.tasks import spawn
 from gatewright.plugins.jwt_keys import BadKey, KeySet, read_jwks
@@ -32,7 +33,10 @@ class KeySource:
         self._cooldown = cooldown
         self._timeout = timeout
         self._document = b""
+        # Of the keys; before there are any, of the asking for them: who watches it sees an issuer that never answers.
+        self._age = gateway.age("jwks", url=_shown(url))
         self._tried_at = -float("inf")
+        self._fetched_at: float | None = None  # when it last brought keys
         self._answered_at = -float("inf")  # when the last try brought keys; after a failure nothing is known to be new
         self._first = asyncio.Event()  # the first try is over, whatever came of it
         self._asked = asyncio.Event()
@@ -43,6 +47,7 @@ class KeySource:
         """Begin, unless it has begun; wait up to `wait` seconds for keys. `changed` is called at new ones."""
         self._users.append(changed)
         if self._task is None:
+            self._age.at = self._fetched_at or self._gateway.clock.now()
             self._first.clear()
             self._task = spawn(self._run())
         if self.keys is None:
@@ -56,6 +61,7 @@ class KeySource:
             self._users.remove(changed)
         if not self._users and self._task is not None:
             task, self._task = self._task, None
+            self._age.at = None
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -76,6 +82,7 @@ class KeySource:
             if await self._fetch():
                 failures, pause = 0, self._refresh
                 self._answered_at = self._tried_at = self._gateway.clock.now()
+                self._age.at = self._fetched_at = self._answered_at
                 self._asked.clear()  # whoever asked meanwhile has the answer too
             else:
                 failures, pause = failures + 1, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 10))
@@ -124,6 +131,12 @@ class KeySource:
         self._gateway.count("jwks_refreshes", result="failed")
         if message:
             _log.warning("%s; %s", message, "the keys known before stay" if self.keys is not None else "there are none")
+
+
+def _shown(url: str) -> str:
+    """Return the URL without what may be secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 # One gateway object serves all plugins of a process, whatever the reloads: what belongs to it lives as long as it does.

@@ -4,8 +4,7 @@
       - logging: {headers: true, body: 4KiB}
       - logging: {body: 16KiB, messages: [response], types: [application/json], from_status: 500}
 
-It sees both messages at its place in the list, and bodies as they stream by: the first `body` bytes of each are kept,
-nothing is held up. Texts are made, and secrets taken out, when the exchange is over and only if its line is written.
+Texts are made, and secrets taken out, when the exchange is over and only if its line is written.
 """
 
 import re
@@ -63,7 +62,16 @@ class LoggingConfig(PluginConfig):
 
 
 class LoggingPlugin(Plugin[LoggingConfig], name="logging"):
-    """Shows messages in the access log."""
+    """Adds `request` and `response` to the access log's line, without secrets.
+
+    Each has `headers` (names in lower case; several fields of a name are joined by commas) and `body`: `type`, `bytes`
+    (all that passed), `text`, and `truncated` if that is not all of it.
+
+    It sees both messages at its place in the list of plugins: the first one logs what the client sent and what came
+    back for it, the last one what the target is sent and what the client gets. Answers that the gateway makes itself
+    are logged too. Bodies are watched while they stream by; nothing is held up, kept longer or sent in another way for
+    it, and no more than `body` bytes of each are kept.
+    """
 
     def __init__(self, config: LoggingConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""`rate_limit`: how often, or how many at once; by client, consumer, header, route, service or variables.
+"""`rate_limit`: limit how often, or how many at once; by client, consumer, header, route, service or variables.
 
     plugins:
       - rate_limit: {limit: 100/minute, by: consumer}
@@ -87,7 +87,21 @@ class Rule:
 
 
 class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
-    """Refuses what is too much with 429, and says in headers how much is left."""
+    """Refuses what is too much with 429, and says in headers how much is left.
+
+    Counts are kept in the machine's memory, exact across its workers, or in the Redis of `state.redis`, exact across
+    machines. A request that one of several limits refuses takes nothing of the others.
+
+    Refusals:
+        429 rate_limited: a limit is used up, or as many requests as it allows are under way; with `Retry-After`
+        503 rate_limit_unavailable: the limits' store fails, and `on_failure` is `closed`; with `Retry-After`
+
+    Metrics:
+        gateway_ratelimit_allowed_total (limit): requests that a limit, by its name, let pass; of a list of limits the
+            first is named
+        gateway_ratelimit_limited_total (limit, mode): requests over a limit: refused (`enforced`), or not (`shadow`)
+        gateway_ratelimit_store_errors_total (limit): decisions that had to be made without the limits' store
+    """
 
     gateway: GatewayServices
 

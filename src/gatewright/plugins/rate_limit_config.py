@@ -163,7 +163,10 @@ class LimitConfig(PluginConfig):
     algorithm: AlgorithmName = Field("gcra", description="How requests are counted")
     burst: int | None = Field(None, ge=1, le=1_000_000_000, description="gcra: how many at once; the limit if absent")
     cost: int = Field(1, ge=1, le=1_000_000, description="What a request takes of the limit")
-    name: Name | None = Field(None, description="For headers and metrics; limits of one name count together everywhere")
+    name: Name | None = Field(
+        None,
+        description="For headers and metrics, of letters, digits, `_`, `.` and `-`; limits of one name count together",
+    )
     shadow: bool = Field(False, description="Count and log, never refuse")
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from gatewright.core.headers import Headers
 from gatewright.core.messages import Response
 from gatewright.plugins.base import AnyPlugin
 from gatewright.state.stores import LimitStores
+from gatewright.telemetry.counters import Age
 
 T = TypeVar("T")
 
@@ -57,6 +58,12 @@ class GatewayServices(Protocol):
         """Return a function that does the same each time it is called, for who counts often: 0.05 us instead of 1.
 
         The counter is there, with 0, from then on.
+        """
+
+    def age(self, name: str, **labels: str) -> Age:
+        """Return what `gateway_<name>_age_seconds` is told of: set its `at` whenever the thing goes well, to seconds of
+        the clock, and to None when there is no such thing any more. The worker where it is longest ago is the one that
+        counts. Names and labels as with `count`; call it once for each.
         """
 
     def shared(self, key: str, factory: Callable[[], T]) -> T:

@@ -1,17 +1,15 @@
 """`transform`: edit JSON bodies of requests and answers.
 
-    plugins:
-      - transform:
-          methods: [POST]
-          request: {set: {transformed: true}, remove: [debug]}
-
-Members are named by path, `meta.source` for one inside another. Only JSON objects are edited: any other body, and one
-that is not valid JSON, passes untouched. A body that is to be edited and has over `max_body` bytes is refused (413; 502
-for a target's answer) rather than passed on unedited.
+plugins:
+  - transform:
+      methods: [POST]
+      request: {set: {transformed: true, meta.source: gateway}, rename: {usr: user}, remove: [debug]}
+      response: {remove: [internal]}
+      max_body: 256KiB
 """
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from pydantic import Field
@@ -19,6 +17,7 @@ from pydantic import Field
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
 from gatewright.core.messages import Message, Response
+from gatewright.core.units import Size
 from gatewright.plugins.base import Plugin, PluginConfig
 
 # Decimal keeps numbers as they were written: 1.10 stays 1.10.
@@ -40,11 +39,22 @@ class TransformConfig(PluginConfig):
     methods: list[str] = Field([], description="Only exchanges with these methods; none named: all")
     request: JsonEdits | None = Field(None, description="Edits of the request's body")
     response: JsonEdits | None = Field(None, description="Edits of the answer's body")
-    max_body: int = Field(1024 * 1024, gt=0, description="Largest body that is edited, in bytes")
+    max_body: Annotated[Size, Field(gt=0)] = Field(1024 * 1024, description="Largest body that is edited")
 
 
 class TransformPlugin(Plugin[TransformConfig], name="transform"):
-    """Edits JSON bodies; all others stream by."""
+    """Sees bodies that are JSON (`application/json`, `+json`) complete; all others stream by.
+
+    Members are named by path, `meta.source` for one inside another; a member of an array has none. Steps run in the
+    order `remove`, `rename`, `set`. Only JSON objects are edited: any other body, broken JSON and compressed bodies
+    pass untouched, as do answers that the gateway makes itself. Numbers keep their spelling.
+
+    A body that is to be edited and is larger than `max_body` is refused rather than passed on unedited.
+
+    Refusals:
+        413 body_too_large: a request's body that is to be edited is larger than `max_body`
+        502 response_too_large: a target's answer that is to be edited is larger than `max_body`
+    """
 
     body = "buffer"
     response_body = "buffer"

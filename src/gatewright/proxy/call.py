@@ -32,6 +32,7 @@ class Call:
         "_clock",
         "_exchange",
         "_replayed",
+        "_retries_made",
         "_retrying",
         "_route",
         "_run",
@@ -49,6 +50,7 @@ class Call:
         self._clock = clock
         self._tried: tuple[Target, ...] = ()
         self._replayed = False
+        self._retries_made = 0
         self._retrying = False
         self._admitted = False
         self._taken_over = False
@@ -123,11 +125,11 @@ class Call:
                 self._drop_attempt()
                 self._run.clear()
                 raise
-            if error is not None and self._replays(error):
-                self._drop_attempt()
-                continue
-            if error is not None and not await self._retries(error, None, deadline):
-                raise error
+            if error is not None:
+                if self._replays(error):
+                    continue
+                if not self._goes_on(error, deadline) and not await self._retries(error, None, deadline):
+                    raise error
             target = None
 
     def _begin(self, target: Target, now: float) -> Attempt:
@@ -185,16 +187,27 @@ class Call:
         if not may_replay(method, self._replayable(), error, reused, False, self._replayed):
             return False
         self._replayed = True
+        self._drop_attempt()
         return True
 
     def _replayable(self) -> bool:
         content = self._exchange.request.content
         return isinstance(content, bytes) or content.replayable
 
+    def _goes_on(self, error: GatewayError, deadline: float) -> bool:
+        """Tell whether the request, of which no target has seen anything, goes on to the next one at once."""
+        assert self.attempt is not None
+        now = self._clock.now()
+        tried = (*self._tried, self.attempt.target)
+        if now >= deadline or not self.service.retry.may_go_on(error) or not self.service.has_another(now, tried):
+            return False
+        self._leave_target(error, None)
+        return True
+
     async def _retries(self, error: GatewayError | None, status: int | None, deadline: float) -> bool:
         """Tell whether another attempt follows the present one, which has failed; return when it may start."""
         exchange, policy = self._exchange, self.service.retry
-        number = len(self._tried) + 1
+        number = self._retries_made + 1
         if not policy.may_retry(exchange.request.method, self._replayable(), error, status, number):
             return False
         pause = policy.backoff(number)
@@ -204,10 +217,8 @@ class Call:
             self._retrying = policy.budget.acquire(self.service.in_flight)
             if not self._retrying:
                 return False
-        assert self.attempt is not None
-        self._judge(error, status)
-        self._tried = (*self._tried, self.attempt.target)
-        self._drop_attempt()
+        self._retries_made = number
+        self._leave_target(error, status)
         # A timer of its own: retries are rare, and the shared timers are too coarse for 25 ms.
         handle = asyncio.get_running_loop().call_later(pause, self._run.wake)
         try:
@@ -215,6 +226,12 @@ class Call:
         finally:
             handle.cancel()
         return True
+
+    def _leave_target(self, error: GatewayError | None, status: int | None) -> None:
+        assert self.attempt is not None
+        self._judge(error, status)
+        self._tried = (*self._tried, self.attempt.target)
+        self._drop_attempt()
 
     def _judge(self, error: GatewayError | None, status: int | None) -> None:
         """Tell breaker and outlier ejection about the present attempt, once."""

@@ -2,11 +2,13 @@
 
 They own what a state means and know nothing of where it is kept: the stores (`shared`, `redis`) call `decide` while
 they hold the state. Everything is a whole number: times and spans in microseconds, so that every store comes to the
-same verdict. A state that this code cannot have written (a clock that went back, a damaged file) counts as used up,
-never as fresh, and never for longer than one window.
+same verdict. A state that this code cannot have written (a damaged file) counts as used up, never as fresh, and never
+for longer than one window. One that lies in the future (Redis has the wall clock, which may be set back) counts as of
+now: what was used stays used for one window at most, and nobody waits for the clock to come round again.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 SECOND = 1_000_000
@@ -20,6 +22,7 @@ Verdict = tuple[bool, int, int, int]
 
 CELLS = 12  # of a sliding window
 ENTRIES = CELLS + 1  # that a window can touch
+_NOTHING = (0,) * (2 * ENTRIES)
 
 
 class Algorithm(Protocol):
@@ -101,7 +104,7 @@ class FixedWindow:
         if end <= now:
             end, used = now + self.window, 0
         elif end > now + self.window or used < 0:
-            end, used = mended = now + self.window, max(used, self.quota)
+            end, used = mended = now + self.window, used if used >= 0 else self.quota
         if used + cost <= self.quota:
             used += cost
             return (True, self.quota - used, end - now, 0), (end, used)
@@ -131,17 +134,34 @@ class SlidingWindow:
 
     def decide(self, state: State, now: int, cost: int) -> tuple[Verdict, State | None]:
         """See `Algorithm`."""
+        return self._decide_at_once(state, now, cost) or self._decide(state, now, cost)
+
+    def _decide_at_once(self, state: State, now: int, cost: int) -> tuple[Verdict, State | None] | None:
+        """Decide the usual case: nothing is over, and what is allowed falls into the last cell. It takes a third."""
+        cell = self.cell
+        times, counts = state[1::2], state[2::2]
+        if not cell or times[0] <= now - self.window or min(counts) < 0:
+            return None
+        last = ENTRIES - 1 if counts[-1] else counts.index(0) - 1
+        left = self.quota - sum(counts) - cost
+        if left < 0 or times[last] > now or times[last] // cell != now // cell:
+            return None
+        at = 1 + 2 * last
+        after = (now + self.window, *state[1:at], now, counts[last] + cost, *state[at + 2 :])
+        return (True, left, (times[0] if last else now) - now + self.window, 0), after
+
+    def _decide(self, state: State, now: int, cost: int) -> tuple[Verdict, State | None]:
         horizon = now - self.window
         live: list[tuple[int, int]] = []
         used = 0
         damaged = False
-        for place in range(1, self.words, 2):
-            count = state[place + 1]
-            if count and state[place] > horizon:
-                time = state[place]
+        for entry in zip(state[1::2], state[2::2], strict=True):
+            time, count = entry
+            if count and time > horizon:
                 if time > now or count < 0:
-                    time, count, damaged = now, max(count, self.quota) if count < 0 else count, True
-                live.append((time, count))
+                    count = max(count, self.quota) if count < 0 else count
+                    entry, damaged = (now, count), True
+                live.append(entry)
                 used += count
         live.sort()
         if used + cost > self.quota:
@@ -163,10 +183,7 @@ class SlidingWindow:
         return self.window
 
     def _state(self, live: Sequence[tuple[int, int]], now: int) -> State:
-        flat = [now + self.window]
-        for entry in live:
-            flat += entry
-        return tuple(flat) + (0,) * (self.words - len(flat))
+        return (now + self.window, *chain.from_iterable(live), *_NOTHING[2 * len(live) :])
 
     def spent(self, now: int) -> State:
         """See `Algorithm`."""

@@ -56,7 +56,8 @@ local function fixed(text, quota, window, cost)
   end
   if finish <= now then finish, used = now + window, 0
   elseif finish > now + window or used < 0 then
-    finish, used = now + window, math.max(used, quota)
+    if used < 0 then used = quota end
+    finish = now + window
     mended = whole(finish) .. ' ' .. whole(used)
   end
   if used + cost <= quota then
@@ -119,6 +120,12 @@ for i, key in ipairs(KEYS) do
   if kind == 'concurrency' then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
     left = quota - redis.call('ZCARD', key)
+    if cost > left then
+      -- The clock was set back: a lease of somebody who is gone would last until it comes round again.
+      for _, late in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. whole(now + lease), '+inf')) do
+        redis.call('ZADD', key, whole(now + lease), late)
+      end
+    end
     allowed, reset, wait = 1, 0, 0
     if cost <= left then left = left - cost else allowed, left, wait = 0, math.max(left, 0), 1000000 end
   elseif kind == 'gcra' then allowed, left, reset, wait, state, life = gcra(redis.call('GET', key), window, depth, cost)

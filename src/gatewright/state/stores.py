@@ -4,7 +4,7 @@ The gateway holds one `Stores` for its life and hands each generation's plugins 
 a reload forgets no count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LimitStores:
-    """What the limits of one configuration are counted in. `redis` is None without one."""
+    """What the limits of one configuration are counted in. `redis` is None without one.
+
+    `redis_url` is for who keeps something else there ("" without one); it may hold a password.
+    """
 
     owner: "Stores"
     redis: "RedisStore | None"
+    redis_url: str = field(default="", repr=False)
 
     @property
     def shared(self) -> SharedStore:
@@ -65,7 +69,7 @@ class Stores:
 
         if redis_url not in self._redis:
             self._redis[redis_url] = RedisStore(redis_url, self._clock)
-        return LimitStores(self, self._redis[redis_url])
+        return LimitStores(self, self._redis[redis_url], redis_url)
 
     async def close(self) -> None:
         """Close all of them; nothing uses them any more."""

@@ -163,6 +163,7 @@ class Report(Message, tag="report"):
     in_flight: int
     targets: list[dict[str, Any]]
     lag: float = 0.0  # seconds by which the event loop was late
+    ages: list[Any] = []  # labels, and when that last went well, by the machine's monotonic clock
 
 
 FromSupervisor = Configure | Prepare | Commit | Abort | SetTarget | SetTargets | Ask | Reopen | Publish | Drain

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import platform
+import time
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version as installed_version
 from typing import Any, Protocol
 
@@ -24,9 +25,10 @@ from gatewright.admin.operations import (
 )
 from gatewright.control.errors import ConfigError
 from gatewright.control.tracking import Tracking
+from gatewright.plugins.cache.store import PURGES, PurgeKind
 from gatewright.supervisor.configuration import Configurations, Outcome, Trigger, VersionChanged
 from gatewright.supervisor.crew import Crew
-from gatewright.supervisor.messages import Row
+from gatewright.supervisor.messages import Publish, Row
 from gatewright.supervisor.process import State
 from gatewright.telemetry.totals import Totals
 from gatewright.upstream.target import Target
@@ -40,6 +42,7 @@ class Reloading(Protocol):
     totals: Totals
     tracking: Tracking
     started_at: datetime
+    began: float
 
     @property
     def phase_name(self) -> str:
@@ -81,7 +84,7 @@ class SupervisorOperations:
             python=platform.python_version(),
             pid=os.getpid(),
             started_at=supervisor.started_at,
-            uptime_seconds=(datetime.now(UTC) - supervisor.started_at).total_seconds(),
+            uptime_seconds=time.monotonic() - supervisor.began,
             state=supervisor.phase_name,
             config=ConfigView(
                 file=str(configurations.path),
@@ -146,6 +149,13 @@ class SupervisorOperations:
         views = await self.targets()
         return next(view for view in views if view.service == service and view.name == target)
 
+    async def purge(self, kind: PurgeKind, value: str) -> int:
+        """Have the caches of every worker, and their Redis, forget what this names; return how many were told."""
+        told = len(self._crew.ready)
+        self._crew.tell(Publish(PURGES, [kind, value]))
+        await self._crew.refresh()  # messages stay in order: who reports after this one has done it
+        return told
+
     async def check(self, text: str) -> list[ConfigError]:
         """Return everything that is wrong with a configuration, and change nothing."""
         return await self._configurations.check(text)
@@ -165,10 +175,11 @@ class SupervisorOperations:
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type, in the form that the Accept field `accept` asks for."""
         # Here, because it takes 0.1 s, and not at the start.
-        from gatewright.telemetry.exposition import DiscoveryGauges, Gauges, TargetGauges, render
+        from gatewright.telemetry.exposition import AgeGauge, DiscoveryGauges, Gauges, TargetGauges, render
 
         views = await self.targets()
         workers = self._crew.workers
+        now = time.monotonic()
         reports = [worker.report for worker in workers if worker.report is not None]
         configurations = self._configurations
         last = configurations.last_success
@@ -186,6 +197,11 @@ class SupervisorOperations:
             reloads_failed=configurations.failed,
             last_success=last.timestamp() if last is not None else None,
             config_version=configurations.version,
+            ages=[
+                AgeGauge(name, dict(zip(pairs[::2], pairs[1::2], strict=True)), now - at)
+                for report in reports
+                for (name, *pairs), at in report.ages
+            ],
             lag=max((report.lag for report in reports), default=0.0),
             templates={route.name: str(route.match.path) for route in configurations.config.routes},
         )

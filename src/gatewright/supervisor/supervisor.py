@@ -7,6 +7,7 @@ run), `watch`, `admin` (the admin API's server).
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
@@ -54,6 +55,7 @@ class Supervisor:
         self._first = first
         self.phase = Phase.STARTING
         self.started_at = datetime.now(UTC)
+        self.began = time.monotonic()  # for how long it runs: dates may be set
         self.totals = Totals()
         self.crew = Crew(self.totals, self._crew_changed)
         self.configurations = Configurations(path, self.crew)

@@ -268,14 +268,15 @@ class Worker:
         targets = gateway.target_states() if gateway is not None else []
         connections = gateway.connections if gateway is not None else 0
         in_flight = gateway.in_flight if gateway is not None else 0
-        now = (connections, in_flight, targets)
+        ages = self._counters.ages()
+        now = (connections, in_flight, targets, ages)
         if number is None:
             self._silent += 1
             if not rows and now == self._last and self._silent < _QUIET_REPORTS:
                 return False
         self._silent = 0
         self._last = now
-        self._channel.send(Report(number or 0, rows, connections, in_flight, targets, self._lag.worst))
+        self._channel.send(Report(number or 0, rows, connections, in_flight, targets, self._lag.worst, ages))
         return bool(rows)
 
 

@@ -71,44 +71,59 @@ class AccessLog:
         self._sink = sink
         self._clock = clock
         self._render = render or msgspec.json.Encoder().encode
+        self._second, self._second_text = -1, ""
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         """Write the line of an exchange that lasted `seconds`."""
         request = exchange.request
         upstream = exchange.upstream_seconds
         trace = exchange.trace
-        began = datetime.fromtimestamp(self._clock.wall() - seconds, UTC)
+        # In the order of the fields: by their names it would take 1.1 us more.
         line = Line(
-            time=began.isoformat(timespec="milliseconds"),
-            request_id=exchange.id,
-            client_ip=exchange.client_ip,
-            method=request.method,
-            scheme=exchange.scheme,
-            host=exchange.host,
-            path=request.path,
-            query=redact_query(request.query),
-            protocol=f"HTTP/1.{request.version}" if request.version < 2 else "HTTP/2",
-            status=exchange.status or 499,
-            duration_ms=round(seconds * 1000, 3),
-            overhead_ms=round(max(0.0, seconds - upstream) * 1000, 3),
-            bytes_in=exchange.bytes_in,
-            bytes_out=exchange.bytes_out,
-            attempts=exchange.attempts,
-            route=exchange.route,
-            service=exchange.service,
-            upstream_addr=exchange.target,
-            upstream_status=exchange.upstream_status,
-            upstream_duration_ms=round(upstream * 1000, 3) if upstream else None,
-            consumer=exchange.consumer.name if exchange.consumer is not None else None,
-            tls_version=exchange.peer.tls_version,
-            trace_id=trace.trace_id if trace is not None else None,
-            span_id=trace.span_id if trace is not None else None,
-            reason=exchange.reason,
-            cause=exchange.cause or None,
+            self._time(self._clock.wall() - seconds),
+            exchange.id,
+            exchange.client_ip,
+            request.method,
+            exchange.scheme,
+            exchange.host,
+            request.path,
+            f"HTTP/1.{request.version}" if request.version < 2 else "HTTP/2",
+            exchange.status or 499,
+            _milliseconds(seconds),
+            _milliseconds(seconds - upstream) if seconds > upstream else 0.0,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            exchange.attempts,
+            redact_query(request.query) if request.query else request.query,
+            exchange.route,
+            exchange.service,
+            exchange.target,
+            exchange.upstream_status,
+            _milliseconds(upstream) if upstream else None,
+            exchange.consumer.name if exchange.consumer is not None else None,
+            exchange.peer.tls_version,
+            None,
+            trace.trace_id if trace is not None else None,
+            trace.span_id if trace is not None else None,
+            exchange.reason,
+            exchange.cause or None,
         )
-        if exchange.kept is not None:
-            _add_what_is_kept(line, exchange, exchange.kept)
+        kept = exchange.kept
+        if kept is not None and (DETAILS in kept or CACHE in kept):
+            _add_what_is_kept(line, exchange, kept)
         self._sink.write(self._render(line) + b"\n")
+
+    def _time(self, at: float) -> str:
+        """Return a time since the epoch as text, in UTC and to the millisecond; the text of a second is made once."""
+        second = int(at)
+        if second != self._second:
+            self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{int((at - second) * 1000):03d}+00:00"
+
+
+def _milliseconds(seconds: float) -> float:
+    """Return milliseconds to the microsecond; `round` would take four times as long."""
+    return int(seconds * 1e6 + 0.5) / 1000
 
 
 def _add_what_is_kept(line: Line, exchange: Exchange, kept: dict[str, Any]) -> None:

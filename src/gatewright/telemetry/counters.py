@@ -20,6 +20,7 @@ METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
 MAX_ROWS = 20_000  # of all routes, services, methods and statuses that this worker has seen
 MAX_REASONS = 200  # that plugins have made up
 MAX_PLUGIN_ROWS = 2_000  # of all counters of all plugins
+MAX_AGES = 200  # of all plugins
 CHANGES = 5_000  # rows that are told at once
 CLIENT_GONE = 499
 
@@ -52,6 +53,16 @@ class Cell:
         self.value += 1
 
 
+class Age:
+    """When something of a plugin last went well: `at` in seconds of the machine's monotonic clock, None: not told."""
+
+    __slots__ = ("at", "labels")
+
+    def __init__(self, labels: list[str]) -> None:
+        self.labels = labels
+        self.at: float | None = None
+
+
 class Counters:
     """One worker's numbers; they only grow. `lines_dropped` and `spans_dropped` are set by who knows them."""
 
@@ -66,6 +77,7 @@ class Counters:
         self._reasons: dict[tuple[str, str], int] = {}
         self._made_up: set[str] = set()
         self._plugins: dict[tuple[str, ...], Cell] = {}
+        self._ages: list[Age] = []
         self._told_dropped = 0
         self._told_spans = 0
 
@@ -134,6 +146,17 @@ class Counters:
         if key not in self._plugins:
             self._plugins[key] = Cell()
         return self._plugins[key]
+
+    def age(self, name: str, labels: Mapping[str, str]) -> Age:
+        """Return a place for when something last went well; words as those of `cell`."""
+        age = Age([name, *(text for pair in sorted(labels.items()) for text in pair)])
+        if len(self._ages) < MAX_AGES:
+            self._ages.append(age)
+        return age
+
+    def ages(self) -> list[Any]:
+        """Return what is told of `age`, as `[labels, seconds]`: the name comes first among the labels."""
+        return [[age.labels, age.at] for age in self._ages if age.at is not None]
 
     def changes(self) -> list[Any]:
         """Return the rows that have changed since the last call, each with all that it has counted so far.

@@ -55,6 +55,15 @@ class DiscoveryGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class AgeGauge:
+    """How long ago something of a plugin last went well in one worker, in seconds."""
+
+    name: str
+    labels: Mapping[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """What is not summed over time: the supervisor knows it at the moment of a scrape."""
 
@@ -68,6 +77,7 @@ class Gauges:
     reloads_failed: int = 0
     last_success: float | None = None  # of loading a configuration, in seconds since the epoch
     config_version: str = ""
+    ages: Sequence[AgeGauge] = ()  # of plugins' things, of every worker
     lag: float = 0.0  # seconds by which the latest of all event loops was late
     templates: Mapping[str, str] = field(default_factory=dict)  # of the routes' paths, by route
 
@@ -222,6 +232,24 @@ def _discoveries(discoveries: Sequence[DiscoveryGauges]) -> Iterator[Metric]:
     yield errors
 
 
+def _ages(ages: Iterable[AgeGauge]) -> Iterator[Metric]:
+    """The worker where it is longest ago stands for all."""
+    longest: dict[str, dict[Labels, float]] = {}
+    names: dict[str, list[str]] = {}
+    for age in ages:
+        names[age.name] = sorted(age.labels)
+        of_name = longest.setdefault(age.name, {})
+        values = tuple(age.labels[label] for label in names[age.name])
+        of_name[values] = max(age.seconds, of_name.get(values, 0.0))
+    for name, rows in sorted(longest.items()):
+        family = GaugeMetricFamily(
+            f"gateway_{name}_age_seconds", "Time since a plugin's work last went well.", labels=names[name]
+        )
+        for labels, seconds in sorted(rows.items()):
+            family.add_metric(labels, seconds)
+        yield family
+
+
 def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily("gateway_inflight_requests", "Exchanges under way.", gauges.in_flight)
     yield GaugeMetricFamily("gateway_connections", "Open connections of clients.", gauges.connections)
@@ -241,6 +269,7 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield healthy
     yield circuits
     yield from _discoveries(gauges.discoveries)
+    yield from _ages(gauges.ages)
     workers = GaugeMetricFamily("gateway_workers", "Worker processes by state.", labels=["state"])
     for state, count in sorted(gauges.workers.items()):
         workers.add_metric([state], count)

@@ -17,7 +17,7 @@ from gatewright.telemetry.whole_lines import WholeLines
 
 _log = logging.getLogger("gatewright.log")
 FLUSH_SECONDS = 0.1
-BATCH_BYTES = 64 * 1024
+BATCH_BYTES = 256 * 1024  # each batch is some changes of hands between the threads
 PENDING_BYTES = 16 * 1024 * 1024
 
 

@@ -1,7 +1,10 @@
 """Sending spans to a collector: OTLP over HTTP, in batches, by a thread of its own.
 
-The event loop leaves finished exchanges in a bounded queue and never waits. What finds the queue full, or what the
-collector does not take, is dropped and counted: a dead collector costs a counter. Made by the composition root.
+The event loop leaves encoded spans in a bounded queue and never waits. What finds the queue full, or what the collector
+does not take, is dropped and counted: a dead collector costs a counter. Made by the composition root.
+
+Spans are encoded on the event loop, at the end of their exchange: a thread would take the interpreter from the loop for
+as long, and each change of hands between the two costs more than the spans of an exchange.
 """
 
 import http.client
@@ -9,10 +12,9 @@ import logging
 import random
 import ssl
 import threading
-import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from io import BytesIO
 from urllib.parse import urlsplit
 
 from gatewright.core.clock import Clock
@@ -21,11 +23,10 @@ from gatewright.telemetry.tracing import Finished
 
 _log = logging.getLogger("gatewright.tracing")
 
-QUEUE = 4096  # exchanges that wait; one has 1 to 5 KB
+QUEUE = 4096  # exchanges that wait; one has 0.5 to 5 KB
 BATCH = 512  # exchanges that are sent at once
 FLUSH_SECONDS = 1.0
-_SLICE = 32  # exchanges that are encoded at once: about 0.2 ms, in which the event loop may have to wait
-_PAUSE_SECONDS = 0.0001
+_SPARE = 2  # batches whose memory is kept; one has 0.3 to 2 MB
 _TIMEOUT = 10.0  # seconds for one request
 _TRIES = 5  # of a batch
 FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between them
@@ -40,6 +41,26 @@ class _Refused(Exception):
     def __init__(self, text: str, wait: float | None) -> None:
         super().__init__(text)
         self.wait = wait
+
+
+class _Batch:
+    """Spans of several exchanges, encoded one behind the other.
+
+    In memory that is used again and again: what is allocated anew for each batch comes from the kernel, page by page,
+    and that costs more than the encoding.
+    """
+
+    __slots__ = ("data", "exchanges", "spans")
+
+    def __init__(self) -> None:
+        self.data = BytesIO()
+        self.exchanges = 0
+        self.spans = 0
+
+    def empty(self) -> None:
+        """Make room for others."""
+        self.data.seek(0)
+        self.exchanges = self.spans = 0
 
 
 class SpanExporter:
@@ -68,8 +89,12 @@ class SpanExporter:
         self._clock = clock
         self._flush = flush
         self._first_wait = first_wait
-        self._waiting: deque[tuple[Any, ...]] = deque()
-        self._full = 0  # spans that found the queue full; counted on the event loop
+        self._lock = threading.Lock()  # for the three below
+        self._filling = _Batch()
+        self._waiting: deque[_Batch] = deque()  # full ones
+        self._spare: list[_Batch] = []  # empty ones
+        self._offset = 0  # nanoseconds from the gateway's clock to the epoch
+        self._full = 0  # spans that never came into the queue; counted on the event loop
         self._lost = 0  # spans that the collector did not take; counted in the thread
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -83,16 +108,29 @@ class SpanExporter:
         """Number of spans that no collector will see."""
         return self._full + self._lost
 
-    def put(self, finished: tuple[Any, ...]) -> None:
-        """Take the fields of a `Finished`. Called on the event loop."""
-        waiting = self._waiting
-        length = len(waiting)
-        if length >= QUEUE or self._closing.is_set():
-            self._full += _count(finished)
-            return
-        waiting.append(finished)
-        if length + 1 == BATCH:
-            self._wake.set()
+    def put(self, finished: Finished) -> None:
+        """Take an exchange, and never wait. Called on the event loop."""
+        with self._lock:
+            batch = self._filling
+            if batch.exchanges + BATCH * len(self._waiting) >= QUEUE or self._closing.is_set():
+                self._full += _count(finished)
+                return
+            if not batch.exchanges:
+                self._offset = round((self._clock.wall() - self._clock.now()) * _NANO)
+            try:
+                spans = self._encoder.spans(finished, self._offset)
+            except Exception:
+                self._full += _count(finished)
+                _log.exception("the spans of an exchange could not be encoded")
+                return
+            for span in spans:
+                batch.data.write(span)
+            batch.spans += len(spans)
+            batch.exchanges += 1
+            if batch.exchanges == BATCH:
+                self._waiting.append(batch)
+                self._filling = self._spare.pop() if self._spare else _Batch()
+                self._wake.set()
 
     def set_routes(self, routes: Mapping[str, str]) -> None:
         """Take the paths of routes by name, for exchanges that are encoded from now on."""
@@ -112,43 +150,39 @@ class SpanExporter:
         while not self._closing.is_set():
             self._wake.wait(self._flush)
             self._wake.clear()
-            while len(self._waiting) >= BATCH:
-                self._send_batch()
-            self._send_batch()
-        while self._waiting:
-            self._send_batch()
+            self._send_all()
+        self._send_all()
         self._disconnect()
 
-    def _send_batch(self) -> None:
-        """Encode and send a batch of what waits; nothing that goes wrong ends the thread."""
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        if not batch:
-            return
-        spans = self._encode(batch)
-        batch.clear()
-        try:
-            self._deliver(self._encoder.request(spans))
-        except _Refused as error:
-            self._lost += len(spans)
-            self._complain(str(error))
-        except Exception:  # a defect: the gateway goes on without these
-            self._lost += len(spans)
-            _log.exception("spans could not be sent")
+    def _send_all(self) -> None:
+        """Send what waits, and at last what is there of a batch; nothing that goes wrong ends the thread."""
+        while (batch := self._next()) is not None:
+            size = batch.data.tell()
+            with batch.data.getbuffer() as view:
+                try:
+                    self._deliver((self._encoder.head(size), view[:size]))
+                except _Refused as error:
+                    self._lost += batch.spans
+                    self._complain(str(error))
+                except Exception:  # a defect: the gateway goes on without these
+                    self._lost += batch.spans
+                    _log.exception("spans could not be sent")
+            batch.empty()
+            with self._lock:
+                if len(self._spare) < _SPARE:
+                    self._spare.append(batch)
 
-    def _encode(self, batch: Iterable[tuple[Any, ...]]) -> list[bytes]:
-        spans: list[bytes] = []
-        offset = round((self._clock.wall() - self._clock.now()) * _NANO)
-        for number, fields in enumerate(batch, start=1):
-            try:
-                spans += self._encoder.spans(Finished(*fields), offset)
-            except Exception:
-                self._lost += _count(fields)
-                _log.exception("the spans of an exchange could not be encoded")
-            if number % _SLICE == 0 and not self._closing.is_set():
-                time.sleep(_PAUSE_SECONDS)  # the event loop may have been waiting for the interpreter
-        return spans
+    def _next(self) -> _Batch | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            batch = self._filling
+            if not batch.exchanges:
+                return None
+            self._filling = self._spare.pop() if self._spare else _Batch()
+            return batch
 
-    def _deliver(self, body: bytes) -> None:
+    def _deliver(self, body: tuple[bytes, memoryview]) -> None:
         """Send a request, again after a while where that may help. Raises _Refused."""
         wait = self._first_wait
         for tries_left in reversed(range(_TRIES)):
@@ -167,12 +201,13 @@ class SpanExporter:
                     _log.info("spans reach %s again", self._place)
                 return
 
-    def _post(self, body: bytes) -> None:
+    def _post(self, body: tuple[bytes, memoryview]) -> None:
         """Send a request on the connection there is, or else on a new one. Raises _Refused."""
         reused = self._connection is not None
         try:
             connection = self._connection = self._connection or self._connect()
-            connection.request("POST", self._path, body, self._headers)
+            headers = {**self._headers, "Content-Length": str(sum(map(len, body)))}
+            connection.request("POST", self._path, body, headers)
             answer = connection.getresponse()
             answer.read(65536)
             if not answer.isclosed():
@@ -207,9 +242,9 @@ class SpanExporter:
             _log.warning("spans cannot be sent to %s (%s): what no longer fits is dropped", self._place, why)
 
 
-def _count(fields: tuple[Any, ...]) -> int:
-    """Return how many spans an exchange has; its trace is the first field of a `Finished`."""
-    return 1 + len(fields[0].attempts)
+def _count(finished: Finished) -> int:
+    """Return how many spans an exchange has."""
+    return 1 + len(finished.trace.attempts)
 
 
 def _seconds(value: str | None) -> float:

@@ -2,7 +2,7 @@
 
 Called by the proxy between two attempts. It decides; it neither waits nor sends. The rule that stands above
 all configuration: a request that a target may have acted on is sent again only if its method is idempotent
-(RFC 9110 section 9.2.2) and its body can be sent again.
+(RFC 9110 section 9.2.2) and its body can be sent again. One that no target has seen goes on to the next.
 """
 
 import math
@@ -87,6 +87,15 @@ class RetryPolicy:
         self.budget = RetryBudget(budget)
         self.base = base
         self.cap = cap
+
+    def may_go_on(self, error: GatewayError) -> bool:
+        """Tell whether a request may go on at once to a target that it has not met: nothing of it was sent.
+
+        That takes nothing of `attempts` or of the budget. They keep a service from being asked more often than
+        its clients ask, and a request that goes on is received by one target in the end. Each is met once, so
+        their number bounds it, and the time that is left; nginx does the same.
+        """
+        return error.retry is Retry.SAFE and self.attempts > 0 and CONNECT_FAILURE in self.on
 
     def may_retry(
         self,

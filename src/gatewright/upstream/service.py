@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gatewright.core.errors import GatewayError, Reason, ResponseError, ServiceUnavailable, UpstreamError
 from gatewright.core.exchange import Exchange
-from gatewright.upstream.balancers import Balancer, unavailable
+from gatewright.upstream.balancers import Balancer, candidates, unavailable
 from gatewright.upstream.outlier import Outlier
 from gatewright.upstream.retry import RetryPolicy
 from gatewright.upstream.target import Target
@@ -56,6 +56,10 @@ class Service:
         if target is None:
             raise unavailable(self.targets, now)
         return target
+
+    def has_another(self, now: float, tried: Sequence[Target]) -> bool:
+        """Tell whether `pick` has a target that is not among those that were tried."""
+        return any(target not in tried for target in candidates(self.targets, now, tried))
 
     def judge(self, target: Target, failed: bool, now: float, started: float) -> None:
         """Take the verdict on an attempt that began at `started`: it moves breaker and outlier ejection."""

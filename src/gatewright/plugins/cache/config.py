@@ -1,9 +1,18 @@
 """The settings of `cache`. What they mean in terms of the RFCs is the policy's `Rules`."""
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from gatewright.core.units import Duration, DurationOrZero, Share, Size
 from gatewright.plugins.base import PluginConfig
+
+
+def _or_memory(value: Any) -> Any:
+    return "memory" if value == "" else value  # "${REDIS_URL:+redis}" where there is none
+
+
+Store = Annotated[Literal["memory", "redis"], BeforeValidator(_or_memory)]
 
 
 class CacheConfig(PluginConfig):
@@ -31,7 +40,8 @@ class CacheConfig(PluginConfig):
     memory: Size = Field(
         64 * 1024 * 1024, description="Room for answers in each worker; the largest of all caches counts"
     )
-    redis: str = Field(
-        "", description="URL of a Redis that holds the answers for all workers and gateways; none: memory"
+    store: Store = Field(
+        "memory",
+        description="Where answers are kept: `memory`, each worker's own, or `redis`, the one of `state.redis` for all",
     )
     redis_timeout: Duration = Field(0.05, description="How long a request waits for Redis; then it is a miss")

@@ -24,13 +24,12 @@ from gatewright.plugins.cache.entry import Entry
 from gatewright.plugins.cache.filling import Filling
 from gatewright.plugins.cache.plan import Plan
 from gatewright.plugins.cache.request import CONSUMER, Facts, facts_of
-from gatewright.plugins.cache.store import Fetch, MemoryStore, Slot, make_slot
+from gatewright.plugins.cache.store import PURGES, Fetch, MemoryStore, Slot, make_slot
 from gatewright.plugins.services import GatewayServices
 
 if TYPE_CHECKING:
     from gatewright.plugins.cache.redis_store import RedisStore, Token
 
-PURGES = "cache.purge"  # the topic on which workers tell each other what to remove: [kind, value]
 _READS = ("GET", "HEAD")
 _PLACES = ("x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "forwarded")
 _HELD = 1.0  # seconds for which what came from Redis is served from memory
@@ -39,7 +38,21 @@ _RESULTS = ("hit", "stale", "miss", "validated", "collapsed", "pass")
 
 
 class CachePlugin(Plugin[CacheConfig], name="cache"):
-    """Keeps answers and serves them again."""
+    """Keeps answers in memory or in Redis, and serves them again.
+
+    Out of the box the service decides, by `Cache-Control`; the settings are for services that say nothing.
+
+    Put it behind plugins that say who calls (`jwt`, keys) and that refuse (`rate_limit`, if hits are to count), and
+    before those that only change what the target sees. A hit is answered where the plugin stands: plugins before it
+    have run, those behind it have not; the response phase runs for every answer.
+
+    Refusals:
+        504 not_cached: the request says `Cache-Control: only-if-cached`, and nothing is stored that answers it
+
+    Metrics:
+        gateway_cache_requests_total (result): requests by what was done: `hit`, `stale`, `validated`, `collapsed`,
+            `miss`, or `pass` (nothing that could be stored)
+    """
 
     gateway: GatewayServices
 
@@ -52,14 +65,8 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
             config.max_entry,
         )  # fmt: skip
         self._key = f"cache.{id(self)}"
-        if config.redis:
-            # Here: redis-py takes 0.1 s and 10 MB that most gateways do not need.
-            from gatewright.plugins.cache.redis_store import check_url
-
-            try:
-                check_url(config.redis)
-            except ValueError as error:
-                raise ValueError(f"redis {error}") from error
+        if config.store == "redis":
+            self.needs_redis = "store"
         self._redis: RedisStore | None = None
         self.store: MemoryStore  # of the process; set at the start, as the two below
         self._now: Callable[[], float]
@@ -71,15 +78,15 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
         self.store.reserve(id(self), self.config.memory)
         self._now = self.gateway.clock.now
         self._counted = {result: self.gateway.counter("cache_requests", result=result) for result in _RESULTS}
-        if self.config.redis:
-            self._redis = self.gateway.shared(f"cache.redis {self.config.redis}", self._connect)
+        if self.config.store == "redis":
+            self._redis = self.gateway.shared(f"cache.redis {self.gateway.stores.redis_url}", self._connect)
             self._redis.bound = self.config.redis_timeout
             self._redis.open()
 
     def _connect(self) -> "RedisStore":
-        from gatewright.plugins.cache.redis_store import RedisStore
+        from gatewright.plugins.cache.redis_store import RedisStore  # here: redis-py takes 0.1 s and 10 MB to load
 
-        redis = RedisStore(self.config.redis, self.gateway.clock, self.config.redis_timeout)
+        redis = RedisStore(self.gateway.stores.redis_url, self.gateway.clock, self.config.redis_timeout)
         self.gateway.subscribe(PURGES, lambda message: redis.purge(*message))
         return redis
 

@@ -3,8 +3,10 @@
 Never in a request's way for longer than a bound: a Redis that fails or is slow is a miss, and is left alone for a
 while. Counters of purges keep what was asked for before a purge from being stored after it, wherever that happens.
 
-    gatewright:cache:e:URL\\nSCOPE  hash: what selects a variant -> the entry       ...:g, ...:g:URL  purges so far
-    gatewright:cache:u:URL         set: the scopes that have entries               ...:t:TAG         set: URL\\nSCOPE
+    gatewright:{cache}:e:URL\\nSCOPE  hash: what selects a variant -> the entry     ...:g, ...:g:URL  purges so far
+    gatewright:{cache}:u:URL         set: the scopes that have entries             ...:t:TAG         set: URL\\nSCOPE
+
+The braces keep all of it on one node of a Cluster: what is stored, and whether it was purged, is one decision.
 """
 
 import asyncio
@@ -24,7 +26,8 @@ from gatewright.plugins.cache.store import PurgeKind, Slot, make_slot, parts
 from gatewright.state.redis_url import connect, disconnect, parse_redis_url
 
 _log = logging.getLogger("gatewright.plugins.cache")
-_PREFIX = "gatewright:cache:"
+_PREFIX = "gatewright:{cache}:"
+_SKEW = 60.0  # seconds that the clocks of machines may differ
 _FORM = 1  # of what is stored; entries of another are not read
 _CONNECTIONS = 8
 _STEP = 1.0  # seconds for what no request waits for
@@ -60,7 +63,7 @@ class RedisStore:
 
     def __init__(self, url: str, clock: Clock, bound: float) -> None:
         """`bound` in seconds is what a request waits at most. Raises ValueError for a URL that is none."""
-        address = check_url(url)
+        address = parse_redis_url(url)
         self.bound = bound
         self._name = str(address)
         self._client: Any = connect(address, _STEP, _CONNECTIONS)
@@ -118,7 +121,12 @@ class RedisStore:
         _ = self._begin(self._client.hdel(f"{_PREFIX}e:{slot}", _variant(entry)))
 
     def purge(self, kind: PurgeKind, value: str) -> None:
-        """Remove entries as `MemoryStore.purge` does, beside the requests; those that come now wait for it."""
+        """Remove entries as `MemoryStore.purge` does, beside the requests; those that come now wait for it.
+
+        Not while no plugin uses it: what is there is not this gateway's to look after then.
+        """
+        if self._users <= 0:
+            return
         task = self._begin(self._purge(kind, value))
         self._purging.add(task)
         task.add_done_callback(self._purging.discard)
@@ -190,7 +198,10 @@ class RedisStore:
                 return None
             status, phrase, fields, etag, modified, tags = head
             made = [make_field(name, value) for name, value in fields]
-            birth = now - max(0.0, self._clock.wall() - born)
+            age = self._clock.wall() - born
+            if age < -_SKEW:
+                return None  # a clock was set back since: nobody knows how old it is
+            birth = now - max(0.0, age)
             chosen = tuple((name, value) for name, value in vary)
             terms = Terms(*rules)
         except (msgspec.DecodeError, ValueError, TypeError):
@@ -209,14 +220,6 @@ class RedisStore:
         if self._failing:
             self._failing = False
             _log.warning("the Redis at %s is back", self._name)
-
-
-def check_url(url: str) -> Any:
-    """Return the address that `url` tells. Raises ValueError."""
-    address = parse_redis_url(url)
-    if address.kind == "cluster":
-        raise ValueError("a Redis Cluster cannot hold the cache: tags and URLs are not on one node")
-    return address
 
 
 def _variant(entry: Entry) -> bytes:

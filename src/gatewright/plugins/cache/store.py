@@ -15,6 +15,7 @@ from gatewright.plugins.cache.request import Facts
 
 Slot = str  # URL and scope in one: a string keeps its hash, a tuple makes it anew at each look-up
 PurgeKind = Literal["url", "prefix", "tag", "all"]
+PURGES = "cache.purge"  # the topic on which workers are told what to remove: [kind, value]
 
 _MAX_VARIANTS = 64  # of one slot
 _MAX_REFUSED = 4096
