@@ -34,13 +34,31 @@ def test_remove_and_rename(headers):
     assert list(headers.items()) == [("X-Three", "1"), ("X-Two", "2")]
 
 
-def test_an_edit_forgets_the_wire_form_and_leaves_copies_alone():
+@pytest.mark.parametrize("edit", ["add", "set"])
+def test_a_new_field_goes_on_with_what_came_and_leaves_copies_alone(edit):
     headers = Headers.of(PAIRS)
-    headers.wire = b"stale"
+    headers.wire = came = headers.join(0)
     copy = headers.copy()
-    headers.add("X-More", "m")
-    assert (headers.wire, copy.wire, len(copy)) == (None, b"stale", 4)
-    assert headers.join(0).endswith(b"X-Two: 2\r\nX-More: m\r\n")
+    getattr(headers, edit)("X-More", "m")
+    assert (headers.wire, copy.wire, len(copy)) == (came + b"X-More: m\r\n", came, 4)
+    assert headers.join(0) == headers.wire
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Connection", "Date"])
+def test_a_field_that_the_gateway_looks_after_is_joined_anew(name):
+    headers = Headers.of(PAIRS)
+    headers.wire = headers.join(0)
+    headers.add(name, "1")
+    assert headers.wire is None
+
+
+@pytest.mark.parametrize("edit", [("set", "Accept", "z"), ("remove", "X-Two"), ("rename", "X-Two", "X-Three")])
+def test_any_other_edit_forgets_the_wire_form(edit):
+    headers = Headers.of(PAIRS)
+    headers.wire = headers.join(0)
+    method, *arguments = edit
+    getattr(headers, method)(*arguments)
+    assert headers.wire is None
 
 
 def test_edits_keep_the_marks():

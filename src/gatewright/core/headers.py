@@ -149,8 +149,14 @@ class Headers:
 
     def add(self, name: str | bytes, value: str | bytes) -> None:
         """Append a field. Raises ValueError as `make_field` does."""
-        field = make_field(name, value)
-        self._replace([*self.fields, field], field[3])
+        self.append(make_field(name, value))
+
+    def append(self, field: Field) -> None:
+        """Append a field that `make_field` has made."""
+        self.fields = [*self.fields, field]
+        self.marks |= field[3]
+        if self.wire is not None:
+            self.wire = self.wire + field[2] if not field[3] else None
 
     def _replace(self, fields: list[Field], marks: int = 0) -> None:
         self.fields = fields
@@ -163,7 +169,17 @@ class Headers:
 
     def set(self, name: str | bytes, value: str | bytes) -> None:
         """Replace every `name` field by one, in the place of the first. Raises ValueError as `make_field` does."""
-        new = make_field(name, value)
+        self.put(make_field(name, value))
+
+    def put(self, new: Field) -> None:
+        """Do what `set` does with a field that `make_field` has made."""
+        name = new[0]
+        for field in self.fields:
+            if field[0] == name:
+                break
+        else:
+            self.append(new)
+            return
         kept: list[Field] = []
         placed = False
         for field in self.fields:
@@ -172,8 +188,6 @@ class Headers:
             elif not placed:
                 kept.append(new)
                 placed = True
-        if not placed:
-            kept.append(new)
         self._replace(kept, new[3])
 
     def remove(self, name: str) -> None:

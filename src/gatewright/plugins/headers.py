@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import DATE, TRACE, VIA, Headers, make_field, mark_of
+from gatewright.core.headers import Field as HeaderField
 from gatewright.core.messages import Response
 from gatewright.plugins.base import Plugin, PluginConfig
 from gatewright.plugins.template import parse_template
@@ -94,8 +95,8 @@ def _compile(edits: HeaderEdits) -> tuple[Edit, ...]:
     compiled: list[Edit] = []
     compiled += [partial(_remove, name) for name in edits.remove]
     compiled += [partial(_rename, old, new) for old, new in edits.rename.items()]
-    compiled += [_write(Headers.set, name, value) for name, value in edits.set.items()]
-    compiled += [_write(Headers.add, name, value) for name, value in edits.add.items()]
+    compiled += [_write(Headers.put, name, value) for name, value in edits.set.items()]
+    compiled += [_write(Headers.append, name, value) for name, value in edits.add.items()]
     return tuple(compiled)
 
 
@@ -107,8 +108,9 @@ def _rename(old: str, new: str, headers: Headers, exchange: Exchange) -> None:
     headers.rename(old, new)
 
 
-def _write(method: Callable[[Headers, str, str], None], name: str, value: str) -> Edit:
+def _write(method: Callable[[Headers, HeaderField], None], name: str, value: str) -> Edit:
     template = parse_template(value)
     if isinstance(template, str):
-        return lambda headers, exchange: method(headers, name, template)
-    return lambda headers, exchange: method(headers, name, template(exchange))
+        field = make_field(name, template)
+        return lambda headers, exchange: method(headers, field)
+    return lambda headers, exchange: method(headers, make_field(name, template(exchange)))

@@ -20,6 +20,7 @@ _log = logging.getLogger("gatewright.log")
 # `request` and `response`. It is asked only if a line is written.
 DETAILS = "log"
 CACHE = "cache"  # and what the cache did
+_FRACTIONS = [f".{number:03d}+00:00" for number in range(1000)]
 
 
 class Sink(Protocol):
@@ -118,7 +119,7 @@ class AccessLog:
         second = int(at)
         if second != self._second:
             self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{int((at - second) * 1000):03d}+00:00"
+        return self._second_text + _FRACTIONS[int((at - second) * 1000)]
 
 
 def _milliseconds(seconds: float) -> float:

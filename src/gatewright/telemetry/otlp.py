@@ -138,8 +138,10 @@ class Encoder:
         if request_id != trace_id:
             parts.append(attribute("gatewright.request_id", request_id))
         for phase, hook, begun, over in trace.hooks[:_MAX_EVENTS]:
-            owner = getattr(hook, "__self__", None) or getattr(hook, "plugin", None)
-            name = getattr(owner, "name", "")
+            try:
+                name = hook.__self__.name  # type: ignore[attr-defined]
+            except AttributeError:
+                name = getattr(getattr(hook, "plugin", None), "name", "")
             head, middle = self._events.get((name, phase)) or self._keep_event(name, phase)
             parts += (head, _FIXED(int(begun * _NANO) + offset), middle, _FLOAT(over - begun))
         spans = [_field(_SPAN, b"".join(parts))]
