@@ -95,7 +95,8 @@ GATEWRIGHT = Peer(
     config_name="gateway.yaml",
     arguments=("run", "@DIR@/gateway.yaml"),
     version=("version",),
-    env={"PORT": "@PORT@", "UPSTREAM_URL": "http://127.0.0.1:@UPSTREAM@"},
+    # Bytecode is kept, as in every installation: it may have been turned off where the benchmark runs.
+    env={"PORT": "@PORT@", "UPSTREAM_URL": "http://127.0.0.1:@UPSTREAM@", "PYTHONDONTWRITEBYTECODE": ""},
 )
 
 NGINX = Peer(

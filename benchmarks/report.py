@@ -50,7 +50,7 @@ def throughput(results: Sequence[Result], subjects: Sequence[Subject], title: st
 
 def features(results: Sequence[Result], shown: Sequence[Shown], subjects: Sequence[Subject], title: str) -> Report:
     """The same with features on, and CPU time as a multiple of Envoy's and of Traefik's."""
-    columns, rows, notes = _full_load(results, ("envoy", "envoy-tuned", "traefik"))
+    columns, rows, notes = _full_load(results, ("envoy", "envoy-spans", "envoy-tuned", "traefik"))
     notes += [
         f"{one.name}: {one.requests:,} answers; {one.spans / one.requests:.2f} spans and "
         f"{one.lines / one.requests:.2f} lines of access log for each have arrived"

@@ -1,5 +1,8 @@
 """The start mode: from starting a proxy's process to its first good answer (`--start`).
 
+The first start does not count: it brings the program into memory, and compiles Python code that was changed since its
+installation.
+
 Owns repetition and the median; the timing itself is the laboratory's. Gives its result to report. Called by
 __main__.
 """
@@ -31,9 +34,9 @@ def measure(lab: Lab, subjects: Sequence[Subject], times: int) -> list[Start]:
     for subject in subjects:
         print(f"benchmarks: starting {subject.name} {times} times", file=sys.stderr, flush=True)
         seconds = []
-        for _ in range(times):
+        for _ in range(1 + times):
             running = lab.start(subject)
             with running.process:
                 seconds.append(running.start_seconds)
-        results.append(Start(subject.name, seconds))
+        results.append(Start(subject.name, seconds[1:]))
     return results

@@ -91,7 +91,13 @@ def test_a_route_can_be_freed_of_a_limit(plugin, services):
     for _ in range(3):
         answer = Asked(freed)
         assert (answer.status, answer["ratelimit"], answer["ratelimit-policy"]) == (200, None, None)
-    assert plugin(enabled=False, limit="1/minute").on_request is freed.on_request
+    chain = compile_chain([plugin(enabled=False, limit="1/minute")])
+    assert (chain.request, chain.done) == ((), ())
+
+
+def test_only_what_is_held_must_be_given_back(plugin, services):
+    assert compile_chain([plugin(limit="1/minute")]).done == ()
+    assert len(compile_chain([plugin(limit=1, algorithm="concurrency")]).done) == 1
 
 
 def test_the_headers_of_a_limit(plugin, services):

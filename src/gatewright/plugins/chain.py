@@ -48,8 +48,8 @@ class Chain:
 
 
 def overrides(plugin: AnyPlugin, phase: str) -> bool:
-    """Tell whether the plugin's class has its own `phase`."""
-    return getattr(type(plugin), phase) is not getattr(Plugin, phase)
+    """Tell whether the plugin has its own `phase`. By its settings it may have not: a property that gives the base's."""
+    return getattr(getattr(plugin, phase), "__func__", None) is not getattr(Plugin, phase)
 
 
 def compile_chain(plugins: Sequence[AnyPlugin], request: bool = True) -> Chain:

@@ -139,7 +139,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
     def on_request(self) -> Callable[[Exchange], Any]:
         """The hook: a plain one unless there is a Redis to wait for. The chain asks once, when it is compiled."""
         if not self._rules:
-            return _let_pass
+            return super().on_request
         # Without a gateway it is compiled to be checked only.
         waits = hasattr(self, "gateway") and self.gateway.stores.redis is not None
         return self._ask_redis if waits else self._ask_embedded
@@ -271,9 +271,14 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
             make_field("X-RateLimit-Reset", str(_seconds(wait or reset))),
         ]
 
-    def on_done(self, exchange: Exchange) -> None:
+    @property
+    def on_done(self) -> Callable[[Exchange], None]:
+        """The hook, if there is anything to give back."""
+        return self._give_back if self._concurrent else super().on_done
+
+    def _give_back(self, exchange: Exchange) -> None:
         """Give back what was held at the same time, however the exchange ended."""
-        if not self._concurrent or exchange.kept is None:
+        if exchange.kept is None:
             return
         held: Held | None = exchange.kept.pop(self._held_mark, None)
         if held is None or not held.checks:
@@ -303,10 +308,6 @@ def _period_name(period: int) -> str:
     if period % SECOND:
         return f"{period // 1000}ms"
     return _PERIOD_NAMES.get(period // SECOND, f"{period // SECOND}s")
-
-
-def _let_pass(exchange: Exchange) -> None:
-    """Do nothing."""
 
 
 def _rules(config: RateLimitConfig) -> list[Rule]:
