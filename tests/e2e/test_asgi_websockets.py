@@ -7,15 +7,20 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.server import ServerConnection
 
-from tests.e2e.test_asgi_gateway import mounted, start  # noqa: F401
 from tests.e2e.test_websockets_client import TIMEOUT, Server, client, echo, websocket_server
+from tests.kit.asgi import mounted, starter
 from tests.kit.wire import RawSocket, Target, TargetSession, answer_all
 
 SERVERS = ["websockets-sansio"]
 
 
+@pytest.fixture
+def start(stack, tmp_path):
+    return starter(stack, tmp_path)
+
+
 @pytest.fixture(params=SERVERS)
-def serve(request, stack, start):  # noqa: F811
+def serve(request, stack, start):
     """Start a WebSocket server and the gateway as an application before it."""
 
     def make(talk=echo, **options: object):
@@ -97,7 +102,7 @@ def test_the_servers_close_reaches_the_client_and_is_answered(serve):
 
 
 @pytest.mark.parametrize("body", [b"no!\n", bytes(300_000)])
-def test_a_refusal_is_the_targets_answer(start, target, body):  # noqa: F811
+def test_a_refusal_is_the_targets_answer(start, target, body):
     reply = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\nX-Why: a\r\n\r\n" % len(body) + body
     running = start(target(answer_all(reply)), ws=SERVERS[0])
     with pytest.raises(InvalidStatus) as refused, client(running):
@@ -107,7 +112,7 @@ def test_a_refusal_is_the_targets_answer(start, target, body):  # noqa: F811
     assert finished(running)["status"] == 403
 
 
-def test_the_gateways_own_refusal_is_problem_json(start, target):  # noqa: F811
+def test_the_gateways_own_refusal_is_problem_json(start, target):
     upstream: Target = target()
     running = start(upstream, ws=SERVERS[0])
     upstream.close()
@@ -119,7 +124,7 @@ def test_the_gateways_own_refusal_is_problem_json(start, target):  # noqa: F811
 
 
 @pytest.mark.parametrize("accept", [b"Sec-WebSocket-Accept: d3Jvbmc=\r\n", b""])
-def test_a_wrong_handshake_of_the_target_is_no_websocket(start, target, accept):  # noqa: F811
+def test_a_wrong_handshake_of_the_target_is_no_websocket(start, target, accept):
     head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + accept + b"\r\n"
 
     def script(session: TargetSession) -> None:
@@ -177,7 +182,7 @@ def test_a_client_that_does_not_read_stops_the_server(serve):
             assert len(socket.recv(TIMEOUT)) == 100_000
 
 
-def test_mounted_it_serves_websockets_behind_the_mount(stack, start):  # noqa: F811
+def test_mounted_it_serves_websockets_behind_the_mount(stack, start):
     server: Server = stack.enter_context(websocket_server(echo))
     running = start(server, mounted, ws=SERVERS[0])
     with client(running, "/api/chat?x=1") as socket:

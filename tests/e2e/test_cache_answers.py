@@ -1,31 +1,14 @@
 """The cache on the way of a request: what clients are told, HEAD, ranges, and what a change makes invalid."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
 from gatewright.plugins.cache.plugin import _RESULTS as RESULTS
-from tests.kit.caching import FRESH, Bench, Gate, Step, sent, told
+from tests.kit.caching import FRESH, Gate, Step, sent, told
 from tests.kit.wire import TIMEOUT, RawSocket
 
 S = Step
-
-
-@pytest.fixture
-def bench(tmp_path):
-    with ExitStack() as stack:
-
-        def start(settings="{}", **options):
-            return Bench(settings, stack, tmp_path, **options)
-
-        yield start
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory):
-    with ExitStack() as stack:
-        yield Bench("{}", stack, tmp_path_factory.mktemp("gateway"))
 
 
 # What clients are told

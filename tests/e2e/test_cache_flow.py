@@ -2,32 +2,15 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
 from tests.kit.answers import hang_up
-from tests.kit.caching import FRESH, LATE, WHO, Bench, Gate, Step, sent, told
+from tests.kit.caching import FRESH, LATE, WHO, Gate, Step, sent, told
 from tests.kit.inside import NOTHING, at_rest
 from tests.kit.wire import TIMEOUT, RawSocket
 
 S = Step
-
-
-@pytest.fixture
-def bench(tmp_path):
-    with ExitStack() as stack:
-
-        def start(settings="{}", **options):
-            return Bench(settings, stack, tmp_path, **options)
-
-        yield start
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory):
-    with ExitStack() as stack:
-        yield Bench("{}", stack, tmp_path_factory.mktemp("gateway"))
 
 
 # Stale, for a while

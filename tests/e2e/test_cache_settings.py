@@ -1,30 +1,13 @@
 """The cache by its settings and beside other plugins; room for answers, and purges."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
-from tests.kit.caching import FRESH, LATE, WHO, Bench, Gate, Step, sent, told
+from tests.kit.caching import FRESH, LATE, WHO, Gate, Step, sent, told
 from tests.kit.wire import TIMEOUT, request
 
 S = Step
-
-
-@pytest.fixture
-def bench(tmp_path):
-    with ExitStack() as stack:
-
-        def start(settings="{}", **options):
-            return Bench(settings, stack, tmp_path, **options)
-
-        yield start
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory):
-    with ExitStack() as stack:
-        yield Bench("{}", stack, tmp_path_factory.mktemp("gateway"))
 
 
 # Settings

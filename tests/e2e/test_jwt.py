@@ -7,18 +7,7 @@ import pytest
 
 from gatewright.app import ConfigurationError
 from tests.kit.answers import why
-from tests.kit.tokens import (
-    KINDS,
-    SECRET,
-    Issuer,
-    claims,
-    forged,
-    jwk,
-    jwks,
-    private_key,
-    public_pem,
-    token,
-)
+from tests.kit.tokens import KINDS, SECRET, Issuer, claims, forged, jwk, jwks, private_key, public_pem, token
 from tests.kit.wire import get, request
 
 HS256 = f'jwt: {{algorithms: [HS256], secret: "{SECRET}"}}'

@@ -1,7 +1,6 @@
 """The `rate_limit` plugin in a running gateway: sockets, clients that go away, and a Redis that does too."""
 
 import threading
-import time
 
 import pytest
 
@@ -10,6 +9,8 @@ from tests.kit.answers import reply, why
 from tests.kit.inside import until
 from tests.kit.servers import redis_server
 from tests.kit.wire import OK, RawSocket, answer_all, get
+
+CLIENTS = 8
 
 
 def store_of(running):
@@ -117,17 +118,15 @@ def test_what_is_under_way_is_given_back_however_it_ends(limited, redis, stored)
         client.close()
 
 
-def load(running, stop, clients=8):
-    """Ask without end from several clients; what they were told, as (status, seconds, time)."""
+def load(running, stop, clients):
+    """Ask without end from several clients; the statuses that they are told, and the threads."""
     told = []
 
     def client():
         with RawSocket.connect(running.port) as sock:
             while not stop.is_set():
-                begun = time.monotonic()
                 sock.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-                status = sock.read_answer().status
-                told.append((status, time.monotonic() - begun, begun))
+                told.append(sock.read_answer().status)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
@@ -137,7 +136,7 @@ def load(running, stop, clients=8):
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
-    """Nobody waits longer than the bound, the limit holds on this machine meanwhile, and Redis counts again after."""
+    """Nobody waits for it, the limit holds on this machine meanwhile, and Redis counts again after."""
     running = limited("{limit: 20/hour, algorithm: fixed_window, on_failure: local}", redis.url, bound=BOUND)
     store = store_of(running)
     assert [get(running.port).status for _ in range(5)] == [200] * 5
@@ -146,9 +145,10 @@ def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
         redis.kill()
     else:
         redis.pause()
-    told, threads = load(running, stop)
+    told, threads = load(running, stop, CLIENTS)
     until(running, lambda: not store.available)
     until(running, lambda: running.counted("ratelimit_store_errors", limit="default") > 100)
+    assert store.failures <= CLIENTS, "only those that found out have waited, each once"
     if how == "killed":
         redis.start()
     else:
@@ -159,13 +159,10 @@ def test_redis_goes_and_comes_back_in_the_middle_of_a_load(limited, redis, how):
     stop.set()
     for thread in threads:
         thread.join(10)
-    passed = sum(1 for status, _, _ in told if status == 200)
-    assert {status for status, _, _ in told} == {200, 429}
+    passed = told.count(200)
+    assert set(told) == {200, 429}
     # Locally 20; and in Redis 20 (killed: it forgot) or the 15 that were left, less what it counted but could not tell.
     assert 20 <= passed <= (40 if how == "killed" else 35)
-    assert max(seconds for _, seconds, _ in told) < BOUND + 0.5  # a busy machine's pauses are not ours
-    slow = [seconds for _, seconds, _ in told if seconds >= BOUND]
-    assert len(slow) < len(told) / 4, "only those that found out may have waited"
 
 
 @pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])

@@ -15,21 +15,8 @@ from gatewright.app import ConfigurationError, StartError
 from tests.kit.answers import plan, reply, services, why
 from tests.kit.inside import target as inner
 from tests.kit.inside import until
+from tests.kit.reloading import PLUGIN, REQUEST, USE, open_files, saying
 from tests.kit.wire import OK, RawSocket, get
-
-REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-SAYING = "routes: [{{name: all, match: {{path: '/{{rest...}}'}}, respond: {{body: '{0}'}}, plugins: {1}}}]\n"
-PLUGIN = """
-from gatewright import Plugin
-class Marks(Plugin):
-    def on_response(self, exchange, response):
-        response.headers.set("x-mark", "{mark}")
-"""
-USE = '[{use: "./marks.py:Marks"}]'
-
-
-def saying(text: str, plugins: str = "[]") -> str:
-    return SAYING.format(text, plugins)
 
 
 class Client:
@@ -40,7 +27,7 @@ class Client:
         self.error: BaseException | None = None
         self._socket = RawSocket.connect(port)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -269,162 +256,11 @@ def test_files_of_a_services_tls_section_are_read_anew(gateway, target, tmp_path
     assert get(running.port).body == b"ok"
 
 
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        ("def (", "invalid syntax"),
-        ("raise SystemExit(3)", "SystemExit"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("", "has no Marks"),
-        ("import nowhere", "No module named 'nowhere'"),
-        (PLUGIN.format(mark=2) + "    def __init__(self, config):\n        raise SystemExit", "SystemExit"),
-    ],
-)
-def test_users_code_that_is_no_good_changes_nothing(gateway, code, says):
-    running = gateway(saying("one", USE), files={"marks.py": PLUGIN.format(mark=1)})
-    modules = dict(sys.modules)
-    (running.folder / "marks.py").write_text(code)
-    with pytest.raises(ConfigurationError, match=f"gateway.yaml:[0-9:]+ routes.0..plugins.0.: .*{says}"):
-        running.reload(saying("two", USE))
-    assert running.gateway.tried == {(running.folder / "marks.py").resolve()}
-    assert {name: sys.modules[name] for name in modules} == modules
-    assert {name for name in sys.modules if "gatewright_plugin" in name} <= modules.keys()
-    answer = get(running.port)
-    assert (answer.body, answer.get("x-mark")) == (b"one", "1")
-    (running.folder / "marks.py").write_text(PLUGIN.format(mark=3))
-    running.reload(saying("three", USE))
-    answer = get(running.port)
-    assert (answer.body, answer.get("x-mark")) == (b"three", "3")
-
-
-NOISY = """
-from gatewright import Plugin
-class {name}(Plugin):
-    async def start(self):
-        with open("{file}", "a") as file:
-            file.write("{name} started\\n")
-        {then}
-    async def stop(self):
-        with open("{file}", "a") as file:
-            file.write("{name} stopped\\n")
-"""
-
-
-@pytest.mark.parametrize("failure", ["raise ValueError('no')", "raise SystemExit('no')"])
-def test_a_plugin_that_does_not_start_leaves_nothing_behind(gateway, target, failure):
-    running = gateway(saying("one"))
-    told = running.folder / "told"
-    (running.folder / "noisy.py").write_text(
-        NOISY.format(name="A", file=told, then="pass")
-        + NOISY.format(name="B", file=told, then=failure)
-        + NOISY.format(name="C", file=told, then="pass")
-    )
-    files = open_files()
-    uses = "[" + ", ".join(f'{{use: "./noisy.py:{name}"}}' for name in "ABC") + "]"
-    listeners = "listeners: [{bind: '127.0.0.1:0'}, {bind: 'localhost:0'}]\naccess_log: {destination: %s}\n"
-    with pytest.raises(StartError, match="no"):
-        running.reload(listeners % (running.folder / "other.log") + saying("two", uses))
-    assert told.read_text().split("\n") == ["A started", "B started", "B stopped", "A stopped", ""]
-    assert get(running.port).body == b"one"
-    assert len(running.listeners) == 1
-    until(running, lambda: open_files() == files)
-    assert not [name for name in sys.modules if name.endswith("_noisy")]
-
-
 def test_an_address_that_is_taken_changes_nothing(gateway, target):
     running = gateway(saying("one"))
     taken = f"listeners: [{{bind: '127.0.0.1:0'}}, {{bind: '127.0.0.1:{target().port}'}}]\n"
     with pytest.raises(StartError, match=r"cannot listen on 127.0.0.1:[0-9]+ \(listeners.1..bind\): address already"):
         running.reload(taken + saying("two"))
-    assert get(running.port).body == b"one"
-
-
-def test_what_was_prepared_can_be_thrown_away(gateway):
-    running = gateway(saying("one", USE), files={"marks.py": PLUGIN.format(mark=1)})
-    modules = dict(sys.modules)
-    (running.folder / "marks.py").write_text(PLUGIN.format(mark=2))
-    prepared = running.prepare(saying("two", USE))
-    assert prepared.files == {(running.folder / "marks.py").resolve()}
-    running.call(running.gateway.discard, prepared)
-    assert dict(sys.modules) == modules
-    answer = get(running.port)
-    assert (answer.body, answer.get("x-mark")) == (b"one", "1")
-    running.reload(saying("three", USE))
-    assert get(running.port).get("x-mark") == "2"
-
-
-APP = """
-import helper{n}
-log = []
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            log.append(message["type"])
-            await send({{"type": message["type"] + ".complete"}})
-            if message["type"] == "lifespan.shutdown":
-                return
-    await send({{"type": "http.response.start", "status": 200, "headers": []}})
-    await send({{"type": "http.response.body", "body": helper{n}.SAYS + str(id(log)).encode()}})
-"""
-
-
-def test_an_application_runs_on_until_its_code_changes(gateway):
-    files = {"app1.py": APP.format(n=1), "helper1.py": "SAYS = b'a'", "aside.py": ""}
-    text = services({"s": []}).replace("targets: []", "app: app1:app")
-    running = gateway(text, files=files)
-    first = get(running.port).body
-    running.reload(text + "limits: {body: 3MiB}\n")
-    running.reload(text.replace("app1:app", "app1:app\n    max_in_flight: 5"))
-    log = sys.modules["app1"].log
-    assert get(running.port).body == first
-    assert log == ["lifespan.startup"], "the same application, started once, also in a service that has changed"
-    assert {path.name for path in running.gateway.files} >= {"app1.py", "helper1.py"}
-    (running.folder / "helper1.py").write_text("SAYS = b'b'")
-    running.reload(text)
-    second = get(running.port).body
-    assert (second[:1], second != first) == (b"b", True)
-    until(running, lambda: not running.gateway._generations.earlier)
-    assert log == ["lifespan.startup", "lifespan.shutdown"]
-    assert sys.modules["app1"].log == ["lifespan.startup"]
-
-
-def test_an_application_ends_after_the_last_exchange_with_it(gateway):
-    """Also when the exchange began on an earlier configuration than the last one that has the application."""
-    slow = APP.format(n=2).replace(
-        '"body": helper2',
-        '"more_body": True, "body": b""})\n    await go.wait()\n    await send({"type": "http.response.body", "body": helper2',
-    )
-    slow = slow.replace("import helper2", "import asyncio, helper2\ngo = asyncio.Event()")
-    text = services({"s": []}).replace("targets: []", "app: app2:app")
-    running = gateway(text, files={"app2.py": slow, "helper2.py": "SAYS = b'a'"})
-    app = sys.modules["app2"]
-    with RawSocket.connect(running.port) as client:
-        client.send(REQUEST)
-        client.read_until(b"\r\n\r\n")
-        running.reload(text + "limits: {body: 3MiB}\n")
-        running.reload(saying("hello"))
-        until(running, lambda: len(running.gateway._generations.earlier) == 1)
-        assert app.log == ["lifespan.startup"]
-        running.call(app.go.set)
-        assert client.read_until(b"0\r\n\r\n")
-    until(running, lambda: not running.gateway._generations.earlier)
-    assert app.log == ["lifespan.startup", "lifespan.shutdown"]
-
-
-def test_an_application_whose_start_exits_is_an_error(gateway):
-    running = gateway(
-        saying("one"), files={"exits.py": "async def app(scope, receive, send):\n    raise SystemExit(3)\n"}
-    )
-    with pytest.raises(StartError, match="SystemExit"):
-        running.reload(services({"s": []}).replace("targets: []", "app: exits:app"))
-    (running.folder / "broken.py").write_text("import aside\n1 / 0")
-    (running.folder / "aside.py").write_text("")
-    with pytest.raises(ConfigurationError, match=r"services.s.app: broken cannot be loaded: ZeroDivisionError"):
-        running.reload(services({"s": []}).replace("targets: []", "app: broken:app"))
-    assert {file.name for file in running.gateway.tried} >= {"broken.py", "aside.py"}
-    with pytest.raises(ConfigurationError, match=r"services.s.app: nowhere cannot be loaded"):
-        running.reload(services({"s": []}).replace("targets: []", "app: nowhere:app"))
     assert get(running.port).body == b"one"
 
 
@@ -444,10 +280,6 @@ def test_the_access_log_can_change(gateway):
     get(running.port, "/reopened")
     until(running, (running.folder / "access.log").exists)
     assert [line["path"] for line in running.access_log()] == ["/reopened"]
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")

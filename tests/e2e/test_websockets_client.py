@@ -42,13 +42,13 @@ def websocket_server(talk: Callable[[ServerConnection], None], **options: object
 
     with serve(handler, "127.0.0.1", 0, logger=logger, max_size=None, **options) as running:  # type: ignore[arg-type]
         server = Server(running.socket.getsockname()[1])
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         try:
             yield server
         finally:
             for session in server.sessions:
-                session.socket.close()
+                session.close_socket()
             running.shutdown()
             thread.join(TIMEOUT)
 

@@ -225,7 +225,7 @@ def run_admin(operations: FakeOperations, token: str = "") -> Iterator[RunningAd
         await over[0].wait()
         await server.stop(0.2)
 
-    thread = threading.Thread(target=lambda: uvloop.run(serve()), name="admin")
+    thread = threading.Thread(target=lambda: uvloop.run(serve()), name="admin", daemon=True)
     thread.start()
     try:
         assert begun.wait(TIMEOUT)

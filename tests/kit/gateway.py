@@ -132,7 +132,7 @@ def run_gateway(
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(serve())
 
-    thread = threading.Thread(target=run, name="gateway")
+    thread = threading.Thread(target=run, name="gateway", daemon=True)
     thread.start()
     started.wait(STOP_SECONDS)
     if failure:

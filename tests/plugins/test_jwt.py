@@ -7,18 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.kit.tokens import (
-    KINDS,
-    SECRET,
-    b64,
-    claims,
-    forged,
-    jwk,
-    jwks,
-    private_key,
-    public_pem,
-    token,
-)
+from tests.kit.tokens import KINDS, SECRET, b64, claims, forged, jwk, jwks, private_key, public_pem, token
 from tests.plugins.jwt_kit import HEADER, INVALID, ask, bearer, cause, started, told
 
 

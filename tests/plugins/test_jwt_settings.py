@@ -8,18 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from gatewright.plugins.jwt_config import JwtConfig
-from tests.kit.tokens import (
-    SECRET,
-    b64,
-    claims,
-    forged,
-    jwk,
-    jwks,
-    private_key,
-    private_pem,
-    public_pem,
-    token,
-)
+from tests.kit.tokens import SECRET, b64, claims, forged, jwk, jwks, private_key, private_pem, public_pem, token
 from tests.plugins.jwt_kit import HEADER, ask, bearer, started
 
 

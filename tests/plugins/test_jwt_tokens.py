@@ -12,17 +12,7 @@ from gatewright.core.headers import Headers
 from gatewright.core.messages import Request
 from gatewright.core.peer import Peer
 from gatewright.plugins.jwt_config import JwtConfig
-from tests.kit.tokens import (
-    SECRET,
-    b64,
-    claims,
-    forged,
-    jwk,
-    jwks,
-    private_key,
-    public_pem,
-    token,
-)
+from tests.kit.tokens import SECRET, b64, claims, forged, jwk, jwks, private_key, public_pem, token
 from tests.plugins.jwt_kit import HEADER, INVALID, ask, bearer, cause, started, told
 
 

@@ -5,8 +5,12 @@ import contextlib
 import time
 
 from gatewright.core.clock import SystemClock
+from gatewright.core.tasks import spawn
 from gatewright.state.limits import Limit
 from gatewright.state.redis import RedisStore
+
+TURN = 0.01
+SLACK = 0.15  # beyond a stated bound, for what else there is to do
 
 
 @contextlib.asynccontextmanager
@@ -30,6 +34,25 @@ async def turn(seconds=0.005):
     passed = loop.create_future()
     loop.call_later(seconds, passed.set_result, None)
     await passed
+
+
+@contextlib.asynccontextmanager
+async def within(seconds):
+    """Fail if what is done in it takes longer than `seconds`, counted in turns: a pause of a busy machine is but one."""
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await turn(TURN)
+            turns += 1
+
+    counting = spawn(count())
+    try:
+        yield
+    finally:
+        counting.cancel()
+    assert turns * TURN < seconds + SLACK
 
 
 async def until(condition, seconds=10.0):

@@ -194,7 +194,7 @@ def test_an_idle_connection_that_was_closed_is_no_failure(export, caplog):
                     taken.append(body)
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         exporter = export(f"http://127.0.0.1:{server.getsockname()[1]}")
         for count in (1, 2, 3):
