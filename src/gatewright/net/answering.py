@@ -17,11 +17,13 @@ from gatewright.core.headers import Field
 from gatewright.core.limits import Limits
 from gatewright.core.messages import Response
 from gatewright.core.peer import Network, Peer
+from gatewright.core.repetition import Repeater
 from gatewright.core.streams import Pipe
 from gatewright.http1.body import Framing
 from gatewright.http1.chunked import encode_chunk, encode_end
 from gatewright.http1.request_codec import RequestCodec
 from gatewright.http1.serialize import complete_answer, interim_head, response_head, tunnel_head
+from gatewright.net.repeats import Repeats
 from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
@@ -48,8 +50,14 @@ FRAMED_HEAD = Framing.HEAD
 class Handler(Protocol):
     """The proxy, as a connection sees it."""
 
-    def handle(self, exchange: Exchange) -> None:
-        """Answer `exchange` through its `downstream`."""
+    repeats: dict[str, Repeats]  # what clients may be answered again, by their scheme; the same objects all the time
+
+    def handle(self, exchange: Exchange) -> Repeater | None:
+        """Answer `exchange` through its `downstream`; return who may know if the same request gets the same answer
+        again, which is to be asked if this one has got it by now."""
+
+    def repeated(self, exchange: Exchange) -> None:
+        """`exchange` was answered again: it is over, and `handle` has not seen it."""
 
     def refuse(self, error: GatewayError, downstream: Downstream, peer: Peer, started: float) -> tuple[Response, str]:
         """Return the answer to a request that could not be read, and its ID."""
@@ -90,6 +98,7 @@ class AnsweringConnection(Endpoint):
         "_limits",
         "_lingered",
         "_pipe",
+        "_repeats",
         "_shared",
         "_timers",
         "_unsent",
@@ -113,6 +122,7 @@ class AnsweringConnection(Endpoint):
         self._lingered = 0
         self._unsent = 0  # bytes of answers that had not gone out when the last deadline was set
         self._advancing = False
+        self._repeats: Repeats | None = None
         self.state = IDLE
         self.peer: Peer
 
@@ -322,6 +332,11 @@ class AnsweringConnection(Endpoint):
             self._codec.buffer = before.buffer
         if peer.trusted_networks != shared.trusted:
             self.peer = Peer(peer.address, peer.port, peer.local_port, peer.scheme, shared.trusted, peer.tls_version)
+            self._look_up_repeats()
+
+    def _look_up_repeats(self) -> None:
+        """Find what this client may be answered again: nothing if it is a trusted proxy, which asks for others."""
+        self._repeats = None if self.peer.trusted else self._shared.handler.repeats[self.peer.scheme]
 
     def break_off(self, error: GatewayError) -> None:
         """The time for draining is up: end the exchange under way, if any, by `error`, else the connection."""

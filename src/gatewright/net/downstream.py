@@ -23,6 +23,7 @@ from gatewright.net.answering import (
     TUNNEL,
     AnsweringConnection,
 )
+from gatewright.net.repeats import LONGEST, Repeats
 from gatewright.net.timers import NEVER
 
 _PIPELINE_BYTES = 64 * 1024
@@ -51,6 +52,7 @@ class ClientConnection(AnsweringConnection):
             self._shared.trusted,
             tls.version() if tls is not None else None,
         )
+        self._look_up_repeats()
         self._shared.arrived(self)
         wait = self._limits.header_timeout
         self._timers.set(self, self._clock.now() + (min(wait, LAST_REQUEST_SECONDS) if self._shared.draining else wait))
@@ -61,6 +63,9 @@ class ClientConnection(AnsweringConnection):
         """Take bytes of the client."""
         state = self.state
         if state is IDLE or state is HEAD:
+            repeats = self._repeats
+            if repeats and len(data) <= LONGEST and data in repeats and self._answer_again(repeats, data):
+                return
             codec = self._codec
             codec.buffer = codec.buffer + data if codec.buffer else data
             self.read_on()
@@ -79,6 +84,29 @@ class ClientConnection(AnsweringConnection):
             if self._lingered > _LINGER_BYTES:
                 self.transport.abort()
 
+    def _answer_again(self, repeats: Repeats, data: bytes) -> bool:
+        """Answer a request that came before as it was answered then (see `repeats`); False: it must be read.
+
+        Not in the middle of a head, whose beginning is in the buffer.
+        """
+        if self._codec.buffer or self.congested or self._shared.draining:
+            return False
+        now = self._clock.now()
+        answer = repeats[data].answer(self.peer, self, now)
+        if answer is None:
+            repeats.pop(data, None)  # the next answer in the usual way may bring it back
+            return False
+        exchange, written = answer
+        self._close_after = False
+        self.state = BUSY  # for who hears in this moment that the client does not read
+        self.transport.write(written)
+        self.state = IDLE
+        self.deadline = deadline = now + self._limits.keepalive_timeout
+        if deadline < self.filed:
+            self._timers.file(self)
+        self._shared.handler.repeated(exchange)
+        return True
+
     def read_on(self) -> None:
         """Begin the exchanges of the requests that are here, until one must be waited for."""
         if self._advancing:
@@ -86,6 +114,7 @@ class ClientConnection(AnsweringConnection):
         self._advancing = True
         codec = self._codec
         while codec.buffer and (self.state is IDLE or self.state is HEAD) and not self.congested:
+            data = codec.buffer
             try:
                 request = codec.next_request()
             except RequestError as error:
@@ -104,7 +133,9 @@ class ClientConnection(AnsweringConnection):
                 self._open_body(request, started)
             elif request.content:
                 exchange.bytes_in = request.content_length or 0
-            self._shared.handler.handle(exchange)
+            repeater = self._shared.handler.handle(exchange)
+            if repeater is not None and self._repeats is not None and not codec.buffer and self.state is IDLE:
+                self._repeats.learn(data, exchange, repeater, self._clock.now())
         self._advancing = False
 
     def _wait_for_head(self) -> None:

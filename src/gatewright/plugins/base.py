@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from gatewright.core.exchange import Exchange
 from gatewright.core.headers import Headers
 from gatewright.core.messages import Response
+from gatewright.core.repetition import Repetition
 
 BodyMode = Literal["stream", "buffer"]
 Call = Callable[[], Awaitable[Response]]
@@ -97,6 +98,14 @@ class Plugin(Generic[C]):
     def wants_around(self, exchange: Exchange) -> bool:
         """With an `around`: whether this exchange's call is to be surrounded. Asked after the request phase."""
         return True
+
+    def repeat(self, exchange: Exchange) -> Repetition | None:
+        """Tell whether the answer that `on_request` has just given may be given again to the same request, and how.
+
+        Asked only where no other plugin has a part in the exchange, and of no subclass that does not override it: what
+        is repeated runs no hook.
+        """
+        return None
 
     # The phases. What a subclass does not override costs nothing: the chain leaves it out.
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gatewright.core.repetition import Repeater
 from gatewright.plugins.base import AnyPlugin, Plugin
 
 Hook = Callable[..., Any]
-_QUESTIONS = ("wants_body", "wants_response_body", "wants_around")
+_QUESTIONS = ("wants_body", "wants_response_body", "wants_around", "repeat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Chain:
     done: tuple[Hook, ...] = ()
     waits: bool = False  # some hook is `async def`
     needs_task: bool = False  # that, or an `around` that may want the exchange
+    repeater: Repeater | None = None  # who may know that an answer can be repeated: nobody else has a part in it
 
     def for_refusals(self) -> "Chain":
         """Return the chain of answers to requests that no route takes: it sees the answer, not the request."""
@@ -48,7 +50,7 @@ class Chain:
 
 
 def overrides(plugin: AnyPlugin, phase: str) -> bool:
-    """Tell whether the plugin has its own `phase`. By its settings it may have not: a property that gives the base's."""
+    """Tell whether the plugin has its own `phase`: by its settings it may have the base's, as what a property gives."""
     return getattr(getattr(plugin, phase), "__func__", None) is not getattr(Plugin, phase)
 
 
@@ -78,7 +80,13 @@ def compile_chain(plugins: Sequence[AnyPlugin], request: bool = True) -> Chain:
         done=_hooks(plugins, "on_done"),
         waits=waits,
         needs_task=waits or bool(around),
+        repeater=_repeater(plugins) if request else None,
     )
+
+
+def _repeater(plugins: Sequence[AnyPlugin]) -> Repeater | None:
+    """Return the `repeat` of the only plugin. A subclass may do more than what its base repeats: its own is needed."""
+    return plugins[0].repeat if len(plugins) == 1 and "repeat" in vars(type(plugins[0])) else None
 
 
 def _steps(plugins: Sequence[AnyPlugin], phase: str, body: str | None) -> tuple[Step, ...]:

@@ -24,8 +24,9 @@ from gatewright.core.exchange import Downstream, Exchange, problem
 from gatewright.core.headers import VIA, Headers
 from gatewright.core.messages import Request, Response
 from gatewright.core.peer import Peer
-from gatewright.core.streams import Pipe
+from gatewright.core.repetition import Repeater
 from gatewright.core.tasks import Run
+from gatewright.net.repeats import Repeats
 from gatewright.plugins.base import AnyPlugin
 from gatewright.plugins.chain import Chain
 from gatewright.proxy.call import Call, rewritten
@@ -83,11 +84,14 @@ class Proxy:
         self.tracer = tracer
         self._clock = clock
         self._earlier: list[Generation] = []  # of snapshots before, while they have exchanges
+        self.repeats = {"http": Repeats(), "https": Repeats()}
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Answer by `snapshot` from now on."""
         self._earlier = [each for each in (*self._earlier, self.snapshot.generation) if each.in_flight]
         self.snapshot = snapshot
+        for repeats in self.repeats.values():
+            repeats.clear()
 
     @property
     def in_flight(self) -> int:
@@ -96,9 +100,10 @@ class Proxy:
 
     # What connections call (`net.downstream.Handler`)
 
-    def handle(self, exchange: Exchange) -> None:
-        """Answer `exchange`."""
+    def handle(self, exchange: Exchange) -> Repeater | None:
+        """Answer `exchange`; see `net.answering.Handler` for what is returned."""
         snapshot = self.snapshot
+        repeater: Repeater | None = None
         if self.tracer is not None:
             exchange.trace = self.tracer.begin(exchange)
         refusal: GatewayError | None = None
@@ -107,6 +112,7 @@ class Proxy:
             route = match.value
             exchange.route = route.name
             exchange.params = match.params
+            repeater = route.repeater
             if route.split is not None:
                 route = route.split.choose()
             exchange.service = route.service_name  # plugins of the request phase may ask
@@ -117,11 +123,20 @@ class Proxy:
         if route.direct and refusal is None and type(content) is bytes:
             start = self._go_directly(exchange, route, content)
             if start is None:
-                return
+                return repeater if repeater is not None and exchange.reason is None and self.tracer is None else None
         else:
             start = _Start(refusal)
         run = exchange.run = Run()
         run.start(self._live(exchange, route, run, start), route.chain.needs_task and start.around != ())
+        return None
+
+    def repeated(self, exchange: Exchange) -> None:
+        """Tell of an exchange that was answered again."""
+        try:
+            if self.telemetry is not None:
+                self.telemetry.record(exchange, self._clock.now() - exchange.started)
+        except Exception:
+            _unrecorded(exchange)
 
     # The short way (see `direct`)
 
@@ -285,26 +300,10 @@ class Proxy:
         """Run the request phase; a plugin may answer in it."""
         chain = route.chain
         if exchange.request.content or exchange.request.content_length != 0:
-            self._limit_body(exchange, route)
+            route.limit_body(exchange.request)
         if chain.request_steps is not None:
             return await run_request_steps(chain.request_steps, exchange, run)
         return call_plain(chain.request, exchange) if chain.request else None
-
-    def _limit_body(self, exchange: Exchange, route: Route) -> None:
-        limit, request = route.body_limit, exchange.request
-        if isinstance(request.content, Pipe) and request.content.error is not None:
-            raise request.content.error  # its first bytes were no body: nothing of it goes anywhere
-        if not limit:
-            return
-        if request.content_length is not None and request.content_length > limit:
-            raise RequestError(Reason.BODY_TOO_LARGE, f"The body may have {limit} bytes")
-        content = request.content
-        if isinstance(content, Pipe):
-            content.limit = limit
-            if content.total > limit:
-                raise RequestError(Reason.BODY_TOO_LARGE, f"The body may have {limit} bytes")
-        elif len(content) > limit:
-            raise RequestError(Reason.BODY_TOO_LARGE, f"The body may have {limit} bytes")
 
     async def _after(self, exchange: Exchange, chain: Chain, response: Response, run: Run) -> Response:
         """Run the response phase; an answer that a plugin breaks is replaced by a 500."""
@@ -341,8 +340,8 @@ class Proxy:
             return
         try:
             self.telemetry.record(exchange, self._clock.now() - exchange.started)
-        except Exception:  # a plugin's text that no encoder takes, say: one line is lost, no connection
-            _log.exception("request %s could not be recorded", exchange.id, extra={"request_id": exchange.id})
+        except Exception:
+            _unrecorded(exchange)
 
     # Errors
 
@@ -377,6 +376,11 @@ class Proxy:
         elif isinstance(error, MethodNotAllowed):
             headers["Allow"] = ", ".join(error.allowed)
         return problem(status, error.reason, error.detail, exchange.id, headers)
+
+
+def _unrecorded(exchange: Exchange) -> None:
+    """A plugin's text that no encoder takes, say: one line is lost, no connection."""
+    _log.exception("request %s could not be recorded", exchange.id, extra={"request_id": exchange.id})
 
 
 def _nothing() -> None:

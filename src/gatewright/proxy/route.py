@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gatewright.core.errors import Reason, RequestError
 from gatewright.core.exchange import Exchange
-from gatewright.core.messages import Response
+from gatewright.core.messages import Request, Response
+from gatewright.core.repetition import Repeater
+from gatewright.core.streams import Pipe
 from gatewright.plugins.chain import Chain
 from gatewright.routing.table import Table
 from gatewright.upstream.service import Service
@@ -51,13 +54,29 @@ class Route:
     # Nothing on the route ever waits or wants to see a body: `direct` may serve it.
     direct: bool = field(init=False)
     service_name: str | None = field(init=False)
+    repeater: Repeater | None = field(init=False)  # not of a split: the next request may go elsewhere
 
     def __post_init__(self) -> None:
         chain = self.chain
         waits = chain.waits or chain.request_steps or chain.response_steps or chain.upstream
         chunks = chain.request_chunks or chain.response_chunks
         object.__setattr__(self, "service_name", self.service.name if self.service is not None else None)
-        object.__setattr__(self, "direct", self.service is not None and not waits and not chunks)
+        direct = self.service is not None and not waits and not chunks
+        object.__setattr__(self, "direct", direct)
+        object.__setattr__(self, "repeater", chain.repeater if direct else None)
+
+    def limit_body(self, request: Request) -> None:
+        """Hold a body to the limit, what is here of it now and the rest as it comes. Raises RequestError."""
+        limit, content = self.body_limit, request.content
+        if isinstance(content, Pipe) and content.error is not None:
+            raise content.error  # its first bytes were no body: nothing of it goes anywhere
+        if not limit:
+            return
+        if isinstance(content, Pipe):
+            content.limit = limit
+        size = content.total if isinstance(content, Pipe) else len(content)
+        if max(size, request.content_length or 0) > limit:
+            raise RequestError(Reason.BODY_TOO_LARGE, f"The body may have {limit} bytes")
 
 
 @dataclass(frozen=True, slots=True)

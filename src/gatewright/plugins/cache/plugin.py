@@ -9,6 +9,7 @@ while it goes on to the client, and serves a stale entry in place of a failure. 
 Cache-Status, and takes out what an unsafe request has made invalid.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from gatewright.plugins.cache import answers, policy
 from gatewright.plugins.cache.config import CacheConfig
 from gatewright.plugins.cache.entry import Entry
 from gatewright.plugins.cache.filling import Filling
+from gatewright.plugins.cache.hit import Hit
 from gatewright.plugins.cache.plan import Plan
 from gatewright.plugins.cache.request import CONSUMER, Facts, facts_of
 from gatewright.plugins.cache.store import PURGES, Fetch, MemoryStore, Slot, make_slot
@@ -137,6 +139,17 @@ class CachePlugin(Plugin[CacheConfig], name="cache"):
             return _not_cached(exchange)
         exchange.state[self._key] = Plan(slot, facts, personal, entry, forwarded)
         return None
+
+    def repeat(self, exchange: Exchange) -> Hit | None:
+        """A plain hit may be given again for as long as it is stored and fresh."""
+        facts = facts_of(exchange.request.headers)
+        kept = exchange.kept
+        if not facts.plain or kept is None or kept.get(_STATE) != "hit":
+            return None
+        slot, personal = self._place(exchange, facts)
+        entry = self.store.find(slot, facts, personal)
+        held = _HELD if self._redis is not None else math.inf
+        return Hit(self.store, slot, entry, held, self._counted["hit"]) if entry is not None else None
 
     def _place(self, exchange: Exchange, facts: Facts) -> tuple[Slot, int]:
         """Return where the answers to a request are kept, and the bits of whose it is."""

@@ -90,6 +90,7 @@ class MemoryStore:
         self._fetches: dict[str, set[Fetch]] = {}  # by URL
         self._leading: dict[Slot, Fetch] = {}
         self._refused: OrderedDict[Slot, float] = OrderedDict()  # until when nobody waits for anybody there
+        self.use = self._slots.move_to_end  # a slot that is there was used just now; itself, for a method costs double
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
@@ -119,6 +120,10 @@ class MemoryStore:
             if not personal & ~entry.audience and (not entry.vary or entry.answers(facts)):
                 return entry
         return None
+
+    def variants(self, slot: Slot) -> list[Entry]:
+        """Return the entries of a slot, to look at: the list is empty as soon as they are not what is stored there."""
+        return self._slots.get(slot, [])
 
     def has(self, slot: Slot) -> bool:
         """Tell whether there is any entry, for whatever request."""
@@ -163,6 +168,7 @@ class MemoryStore:
             self._scopes[url].discard(scope)
             if not self._scopes[url]:
                 del self._scopes[url]
+        before.clear()  # who holds the list (`variants`) must not go on with what was in it, nor keep it in memory
 
     # Purges
 
