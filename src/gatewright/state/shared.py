@@ -55,18 +55,21 @@ class SharedStore:
             self._table.set_holder(0, self._identity)
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # No lock of a bucket: a process that is stopped with one must not keep others from starting.
+        opening = _open(folder / "lock.open")
         try:
             self._locks = [_open(folder / f"lock.{number}") for number in range(LOCKS)]
-            self._wait(self._locks[0], WAIT_AT_START)
+            self._wait(opening, WAIT_AT_START)
             self._table = Table(folder / "table", places)
             self._hold()
-            fcntl.flock(self._locks[0], fcntl.LOCK_UN)
         except StoreUnavailable as error:
             self._close_files()
             raise OSError(f"{folder}: {error}") from error
         except OSError:
             self._close_files()
             raise
+        finally:
+            os.close(opening)
 
     def _hold(self) -> None:
         """Take an index that no living process has. The lock on its file is what says that we live."""
