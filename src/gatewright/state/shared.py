@@ -148,6 +148,7 @@ class SharedStore:
             now = int(self._now() * 1e6)
             verdicts: list[Verdict] = []
             moves: list[list[_Move]] = []
+            refused = False
             for (limit, _), places in zip(checks, located, strict=True):
                 algorithm = limit.algorithm
                 if isinstance(algorithm, Concurrency):
@@ -156,18 +157,10 @@ class SharedStore:
                     verdict, own = self._charge(algorithm, *places[0], limit.cost, now)
                 verdicts.append(verdict)
                 moves.append(own)
-            refused = any(
-                not verdict[0] and not check[0].shadow for verdict, check in zip(verdicts, checks, strict=True)
-            )
-            self._carry_out(
-                [
-                    move
-                    for verdict, own in zip(verdicts, moves, strict=True)
-                    if not (refused and verdict[0])
-                    for move in own
-                ],
-                now,
-            )
+                refused = refused or not (verdict[0] or limit.shadow)
+            if refused:  # nothing is taken of the others; what was wrong is put right all the same
+                moves = [own for verdict, own in zip(verdicts, moves, strict=True) if not verdict[0]]
+            self._carry_out([move for own in moves for move in own], now)
             return verdicts
         finally:
             for lock in held:
