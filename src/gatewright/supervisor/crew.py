@@ -163,7 +163,7 @@ class Crew:
         slot.task = None
         worker, slot.worker = slot.worker, None
         if worker is not None:
-            worker.kill()
+            worker.dismiss()
 
     async def _fill(self, slot: _Slot) -> None:
         """Put a worker that runs the plan into the slot. Raises StartFailed, and then nobody is in it."""
@@ -368,5 +368,5 @@ class Crew:
     def close(self) -> None:
         """End all at once, and what they shared."""
         for worker in self.workers:
-            worker.kill()
+            worker.dismiss()
         self._folder.remove()
