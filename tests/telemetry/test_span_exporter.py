@@ -67,6 +67,37 @@ def test_many_go_in_batches_on_one_connection_and_none_is_lost(export, heard, mo
     assert exporter.dropped == 0
 
 
+def test_what_comes_while_a_part_of_a_batch_is_sent_waits_for_others(heard, stack, monkeypatch):
+    rests = threading.Event()
+
+    class Wake(threading.Event):
+        def wait(self, timeout=None):
+            rests.set()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(span_exporter.threading, "Event", Wake)
+    exporter = SpanExporter(heard.url, {}, Encoder("g", {}), SystemClock(), flush=60)
+    stack.callback(exporter.close, 1)
+    monkeypatch.undo()
+    take = heard._take
+
+    def take_and_go_on(fields, body):
+        if len(heard.requests) == 1:
+            exporter.put(finished())
+        return take(fields, body)
+
+    monkeypatch.setattr(heard, "_take", take_and_go_on)
+    heard.may_answer.clear()
+    for _ in range(BATCH):
+        exporter.put(finished())
+    heard.wait_for_requests(1)
+    rests.clear()
+    exporter.put(finished())
+    heard.may_answer.set()
+    assert rests.wait(10)
+    assert (len(heard.requests), len(heard.spans)) == (2, BATCH + 1)
+
+
 def test_closing_sends_what_waits(export, heard):
     exporter = export(heard.url)
     for _ in range(5):

@@ -155,32 +155,32 @@ class SpanExporter:
         self._disconnect()
 
     def _send_all(self) -> None:
-        """Send what waits, and at last what is there of a batch; nothing that goes wrong ends the thread."""
-        while (batch := self._next()) is not None:
-            size = batch.data.tell()
-            with batch.data.getbuffer() as view:
-                try:
-                    self._deliver((self._encoder.head(size), view[:size]))
-                except _Refused as error:
-                    self._lost += batch.spans
-                    self._complain(str(error))
-                except Exception:  # a defect: the gateway goes on without these
-                    self._lost += batch.spans
-                    _log.exception("spans could not be sent")
-            batch.empty()
-            with self._lock:
-                if len(self._spare) < _SPARE:
-                    self._spare.append(batch)
-
-    def _next(self) -> _Batch | None:
+        """Send the full batches, then what there is of another: once, or under load each would have but a few spans."""
+        while self._waiting:
+            self._send(self._waiting.popleft())
         with self._lock:
-            if self._waiting:
-                return self._waiting.popleft()
             batch = self._filling
             if not batch.exchanges:
-                return None
+                return
             self._filling = self._spare.pop() if self._spare else _Batch()
-            return batch
+        self._send(batch)
+
+    def _send(self, batch: _Batch) -> None:
+        """Send a batch; nothing that goes wrong ends the thread."""
+        size = batch.data.tell()
+        with batch.data.getbuffer() as view:
+            try:
+                self._deliver((self._encoder.head(size), view[:size]))
+            except _Refused as error:
+                self._lost += batch.spans
+                self._complain(str(error))
+            except Exception:  # a defect: the gateway goes on without these
+                self._lost += batch.spans
+                _log.exception("spans could not be sent")
+        batch.empty()
+        with self._lock:
+            if len(self._spare) < _SPARE:
+                self._spare.append(batch)
 
     def _deliver(self, body: tuple[bytes, memoryview]) -> None:
         """Send a request, again after a while where that may help. Raises _Refused."""
