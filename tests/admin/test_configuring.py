@@ -122,7 +122,8 @@ def test_json_is_taken_too(admin: RunningAdmin) -> None:
     for text in (json.dumps(config), json.dumps(config, indent="\t", ensure_ascii=False).replace(" / ", " \\/ ")):
         answer = put(admin, text, kind="application/json; charset=utf-8", if_match="*")
         assert answer.status == 200, answer.body
-        route = admin.operations.loaded.config.routes[0]  # type: ignore[union-attr]
+        assert admin.operations.loaded.config is not None
+        route = admin.operations.loaded.config.routes[0]
         assert route.respond is not None
         assert route.respond.body == config["routes"][0]["respond"]["body"]  # type: ignore[index]
 

@@ -176,6 +176,15 @@ def test_a_state_that_can_be_forgotten_makes_no_difference(algorithm, arrivals):
         state = after if after is not None else state
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_count_below_nothing_counts_as_all_of_the_window(place):
+    window, now = SlidingWindow(100, WINDOW), 10**12
+    cells = [[now - 2 * window.cell, 1], [now - window.cell, 1], [now, 1]]
+    cells[place][1] = -5
+    state = (now + WINDOW, *(number for cell in cells for number in cell), *(0,) * (2 * (ENTRIES - 3)))
+    assert not window.decide(state, now, 1)[0][0]
+
+
 def test_concurrency():
     assert Concurrency(3).verdict(2, 1) == (True, 0, 0, 0)
     assert Concurrency(3).verdict(2, 2) == (False, 1, 0, SECOND)

@@ -100,10 +100,7 @@ class ClientConnection(AnsweringConnection):
         self._close_after = False
         self.state = BUSY  # for who hears in this moment that the client does not read
         self.transport.write(written)
-        self.state = IDLE
-        self.deadline = deadline = now + self._limits.keepalive_timeout
-        if deadline < self.filed:
-            self._timers.file(self)
+        self._await_next()
         self._shared.handler.repeated(exchange)
         return True
 

@@ -42,7 +42,7 @@ def _timed(hooks: Iterable[T], exchange: Exchange, phase: str) -> Iterable[T]:
 
 def call_plain(hooks: tuple[Hook, ...], exchange: Exchange) -> Response | None:
     """Call `def` request hooks in order; the first answer ends it."""
-    for hook in hooks if exchange.trace is None else _timed(hooks, exchange, "on_request"):
+    for hook in _timed(hooks, exchange, "on_request"):
         try:
             response = hook(exchange)
         except GatewayError:
@@ -114,7 +114,7 @@ def _wants(hook: Hook, exchange: Exchange, *response: Response) -> bool:
 
 def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: Response) -> None:
     """Call `def` response hooks in order."""
-    for hook in hooks if exchange.trace is None else _timed(hooks, exchange, "on_response"):
+    for hook in _timed(hooks, exchange, "on_response"):
         try:
             hook(exchange, response)
         except GatewayError:
@@ -125,7 +125,7 @@ def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: R
 
 def call_done(hooks: tuple[Hook, ...], exchange: Exchange) -> None:
     """Call done hooks; one that raises stops no other."""
-    for hook in hooks if exchange.trace is None else _timed(hooks, exchange, "on_done"):
+    for hook in _timed(hooks, exchange, "on_done"):
         try:
             hook(exchange)
         except Exception as exc:

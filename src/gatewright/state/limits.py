@@ -159,7 +159,7 @@ class SlidingWindow:
             time, count = entry
             if count and time > horizon:
                 if time > now or count < 0:
-                    count = max(count, self.quota) if count < 0 else count
+                    count = count if count > 0 else self.quota
                     entry, damaged = (now, count), True
                 live.append(entry)
                 used += count

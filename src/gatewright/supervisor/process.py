@@ -83,7 +83,6 @@ class WorkerProcess:
         self._channel: Channel[FromWorker] | None = None
         self._answers: dict[tuple[type[Message], int], asyncio.Future[Any]] = {}
         self._numbers = 0
-        self._unwanted = False  # it is ended on purpose: nobody need be told how
 
     @property
     def pid(self) -> int:
@@ -110,7 +109,7 @@ class WorkerProcess:
     async def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the end of the process, and tell everybody who waits for it."""
         code = await _end_of(process)
-        expected = self._unwanted or (self.state is State.DRAINING and code == 0)
+        expected = self.state is State.STOPPED or (self.state is State.DRAINING and code == 0)
         self.state = State.STOPPED
         if not expected:
             _log.error("worker %d (pid %d) %s", self.index, self.pid, in_words(code))
@@ -204,8 +203,8 @@ class WorkerProcess:
     # Ends
 
     def dismiss(self) -> None:
-        """End it at once, because nobody wants it any more."""
-        self._unwanted = True
+        """End it at once, on purpose: nobody need be told how it ended."""
+        self.state = State.STOPPED
         self.kill()
 
     def kill(self) -> None:

@@ -139,7 +139,7 @@ class Encoder:
             parts.append(attribute("gatewright.request_id", request_id))
         for phase, hook, begun, over in trace.hooks[:_MAX_EVENTS]:
             try:
-                name = hook.__self__.name  # type: ignore[attr-defined]
+                name = hook.__self__.name
             except AttributeError:
                 name = getattr(getattr(hook, "plugin", None), "name", "")
             head, middle = self._events.get((name, phase)) or self._keep_event(name, phase)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gatewright.core.errors import GatewayError
 from gatewright.core.exchange import Exchange
@@ -96,7 +96,7 @@ class AttemptNote:
 
 # A plugin's time: the phase; the hook, a method or what holds it as `hook` and its plugin as `plugin`; begin and end. A
 # plain tuple: a NamedTuple costs 0.3 us more, up to four times an exchange and plugin.
-HookNote = tuple[str, object, float, float]
+HookNote = tuple[str, Any, float, float]
 
 
 class RecordedTrace(Trace):
