@@ -8,6 +8,7 @@ import pytest
 
 from tests.kit.gateway import RunningGateway, run_gateway
 from tests.kit.process import GatewayProcess, LoadProcess, echo
+from tests.kit.servers import Redis, redis_server
 from tests.kit.wire import Script, Target
 
 Start = Callable[..., RunningGateway]
@@ -83,6 +84,21 @@ def load(stack: ExitStack) -> Callable[..., LoadProcess]:
         return process
 
     return start
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Redis]:
+    """A real Redis, for all tests of a module."""
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+def redis(server: Redis) -> Redis:
+    """The module's Redis, with nothing in it."""
+    server.ask("FLUSHALL")
+    server.ask("SCRIPT", "FLUSH")
+    return server
 
 
 @pytest.fixture

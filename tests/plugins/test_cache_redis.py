@@ -15,18 +15,6 @@ from tests.kit.servers import redis_cluster, redis_sentinel, redis_server
 URL = "http://h/a*[x]"
 
 
-@pytest.fixture(scope="module")
-def server():
-    with redis_server() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server):
-    server.ask("FLUSHALL")
-    return server
-
-
 @asynccontextmanager
 async def opened(url, clock=None, bound=2.0):
     store = RedisStore(url, clock or ManualClock(), bound)
