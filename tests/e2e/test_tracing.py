@@ -268,8 +268,8 @@ class No(Plugin[PluginConfig], name="no"):
             [
                 ("fast", "on_request"),
                 ("slow", "on_request"),
-                ("slow", "on_upstream_request"),
                 ("slow", "around"),
+                ("slow", "on_upstream_request"),
                 ("fast", "on_response"),
                 ("fast", "on_done"),
             ],

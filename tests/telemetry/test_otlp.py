@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from gatewright.core.exchange import Consumer, Exchange
+from gatewright.core.headers import Headers
+from gatewright.core.messages import Request
 from gatewright.core.peer import Peer
 from gatewright.telemetry.otlp import Encoder
-from gatewright.telemetry.tracing import AttemptNote, Finished, RecordedTrace
+from gatewright.telemetry.tracing import AttemptNote, RecordedTrace
 from tests.kit.collector import CLIENT, SERVER, read
 
 TRACE, SPAN, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "53995c3f42cd8ad8"
@@ -26,42 +29,42 @@ def attempt(target=TARGET, span="11" * 8, started=1.1, ended=None, status=None, 
     return note
 
 
-def finished(trace=None, **changes):
-    values = {
-        "trace": trace or recorded(),
-        "request_id": TRACE,
-        "started": 1.0,
-        "ended": 1.5,
-        "method": "GET",
-        "path": "/users/7",
-        "query": None,
-        "rewritten": None,
-        "version": 1,
-        "scheme": "http",
-        "host": b"api.example.com",
-        "user_agent": b"",
-        "client_ip": "192.0.2.1",
-        "peer": Peer("10.1.1.1", 4444, 80),
-        "route": "users",
-        "status": 200,
-        "reason": None,
-        "cause": "",
-        "consumer": None,
-        "upstream_seconds": 0.0,
-        "upstream_status": None,
-    }
-    return Finished(**values | changes)
+def finished(
+    trace=None,
+    method="GET",
+    path="/users/7",
+    query=None,
+    version=1,
+    host=b"api.example.com",
+    user_agent=b"",
+    peer=None,
+    consumer=None,
+    started=1.0,
+    ended=1.5,
+    **changes,
+):
+    """What an exporter is given: an exchange that is over, its trace, and when it ended."""
+    headers = Headers()
+    if user_agent:
+        headers.append((b"user-agent", user_agent, b"User-Agent: " + user_agent + b"\r\n", 0))
+    request = Request(method, path, query, version, host, headers)
+    exchange = Exchange(request, peer or Peer("10.1.1.1", 4444, 80), None, started)
+    exchange.trace = trace or recorded()
+    exchange.consumer = Consumer(consumer) if consumer is not None else None
+    values = {"id": TRACE, "_client_ip": "192.0.2.1", "route": "users", "status": 200}
+    for name, value in (values | changes).items():
+        setattr(exchange, name, value)
+    return exchange, exchange.trace, ended
 
 
 def request(encoder, spans):
     """What is sent of encoded spans."""
-    data = b"".join(spans)
-    return encoder.head(len(data)) + data
+    return encoder.head(len(spans)) + spans
 
 
 def encoded(*exchanges, routes=None):
     encoder = Encoder("shop-gateway", {"users": "/users/{id}"} if routes is None else routes)
-    return read(request(encoder, [span for each in exchanges for span in encoder.spans(each, OFFSET)]))
+    return read(request(encoder, b"".join([encoder.spans(*each, OFFSET) for each in exchanges])))
 
 
 def spans_of(*attempts, parent="", **changes):
@@ -135,7 +138,7 @@ def test_what_counts_as_an_error(changes, error, kind):
     ],
 )
 def test_the_server_is_the_one_that_the_client_named(host, scheme, address, port):
-    (span,) = encoded(finished(host=host, scheme=scheme))
+    (span,) = encoded(finished(host=host, peer=Peer("10.1.1.1", 4444, 80, scheme)))
     assert (span.attributes.get("server.address"), span.attributes.get("server.port")) == (address, port)
 
 
@@ -159,7 +162,7 @@ def test_a_request_that_could_not_be_read():
             status=400,
             reason="malformed_request",
             peer=Peer("", 0, 0),
-            client_ip="",
+            _client_ip="",
         )
     )
     assert span.name == "HTTP"
@@ -173,7 +176,7 @@ def test_a_request_that_could_not_be_read():
 
 
 def test_what_else_is_told_of_an_exchange():
-    (span,) = encoded(finished(request_id="order-7", consumer="mia", version=0, route="gone"))
+    (span,) = encoded(finished(id="order-7", consumer="mia", version=0, route="gone"))
     assert span.attributes["gatewright.request_id"] == "order-7"
     assert span.attributes["gatewright.consumer"] == "mia"
     assert span.attributes["network.protocol.version"] == "1.0"
@@ -239,10 +242,10 @@ def test_the_time_of_plugins():
             pass
 
     trace = recorded()
-    trace.hooks += [
-        ("on_request", Jwt().on_request, 1.1, 1.25),
-        ("on_response", SimpleNamespace(plugin=PLUGIN), 1.3, 1.3),
-        ("on_done", print, 1.3, 1.3),
+    trace.phases += [
+        ("on_request", (Jwt().on_request, print), [1.1, 1.25]),  # the first has ended the phase
+        ("on_response", (SimpleNamespace(plugin=PLUGIN),), [1.3, 1.3]),  # it has no hash
+        ("on_done", (print,), [1.3, 1.3]),
     ]
     (span,) = encoded(finished(trace))
     assert [(name, time - OFFSET) for name, time, _ in span.events] == [
@@ -274,7 +277,7 @@ def test_what_is_kept_of_pieces_mixes_nothing_up_and_is_bounded():
         peer = Peer("10.1.1.1", 1 + number % 60_000, 80)
         each = finished(path=path, peer=peer, user_agent=b"%d" % (number // 2), status=200 + number % 300)
         if number % 100 == 0:
-            (span,) = read(request(encoder, encoder.spans(each, OFFSET)))
+            (span,) = read(request(encoder, encoder.spans(*each, OFFSET)))
             attributes = span.attributes
             assert (attributes["url.path"], attributes["user_agent.original"]) == (path, str(number // 2))
             assert (attributes["network.peer.port"], attributes["http.response.status_code"]) == (
@@ -282,7 +285,7 @@ def test_what_is_kept_of_pieces_mixes_nothing_up_and_is_bounded():
                 200 + number % 300,
             )
         else:
-            encoder.spans(each, OFFSET)
+            encoder.spans(*each, OFFSET)
     kept = [encoder._groups, encoder._clients, encoder._urls, encoder._agents]
     assert all(len(each) <= 4096 for each in kept)
     assert max(len(value) for each in kept for value in each.values()) < 1000
@@ -290,7 +293,26 @@ def test_what_is_kept_of_pieces_mixes_nothing_up_and_is_bounded():
 
 def test_routes_may_change():
     encoder = Encoder("g", {"users": "/users/{id}"})
-    encoder.spans(finished(), OFFSET)
-    encoder.routes = {"users": "/people/{id}"}
-    (span,) = read(request(encoder, encoder.spans(finished(), OFFSET)))
+    encoder.spans(*finished(), OFFSET)
+    encoder.set_routes({"users": "/people/{id}"})
+    (span,) = read(request(encoder, encoder.spans(*finished(), OFFSET)))
     assert span.name == "GET /people/{id}"
+
+
+def test_long_texts_are_cut():
+    long = "x" * 8000
+    trace = recorded()
+    trace.attempts.append(attempt(status=200, ended=1.2))
+    server, client = encoded(
+        finished(trace, path="/" + long, query=long, user_agent=long.encode(), rewritten="/" + long)
+    )
+    told = server.attributes
+    assert [len(told[name]) for name in ("url.path", "url.query", "user_agent.original")] == [1024] * 3
+    assert len(client.attributes["url.full"]) == len(TARGET.url) + 1024
+
+
+def test_a_plugin_that_calls_without_end_has_no_end_of_events():
+    trace = recorded()
+    trace.phases += [("on_upstream_request", (print,), [1.1, 1.2])] * 1000
+    (span,) = encoded(finished(trace))
+    assert len(span.events) == 64

@@ -38,7 +38,7 @@ def closed_port():
 
 
 def test_spans_come_soon(export, heard):
-    export(heard.url).put(finished())
+    export(heard.url).put(*finished())
     (span,) = heard.wait_for(1)
     assert abs(span.start - (time.time() - time.monotonic() + 1.0) * 1e9) < 60e9
     (fields,) = heard.requests
@@ -51,7 +51,7 @@ def test_spans_come_soon(export, heard):
 )  # fmt: skip
 def test_where_they_are_sent(export, heard, path, asked):
     exporter = export(heard.url + path, {"Authorization": "Bearer abc"})
-    exporter.put(finished())
+    exporter.put(*finished())
     exporter.close()
     assert [(fields[":path"], fields["Authorization"]) for fields in heard.requests] == [(asked, "Bearer abc")]
 
@@ -61,7 +61,7 @@ def test_many_go_in_batches_on_one_connection_and_none_is_lost(export, heard, mo
     for _ in range(3 * BATCH + 10):
         trace = recorded()
         trace.attempts.append(attempt(status=200, ended=1.2))
-        exporter.put(finished(trace))
+        exporter.put(*finished(trace))
     heard.wait_for(2 * (3 * BATCH + 10))
     assert len(heard.requests) in (4, 5)
     assert exporter.dropped == 0
@@ -83,16 +83,16 @@ def test_what_comes_while_a_part_of_a_batch_is_sent_waits_for_others(heard, stac
 
     def take_and_go_on(fields, body):
         if len(heard.requests) == 1:
-            exporter.put(finished())
+            exporter.put(*finished())
         return take(fields, body)
 
     monkeypatch.setattr(heard, "_take", take_and_go_on)
     heard.may_answer.clear()
     for _ in range(BATCH):
-        exporter.put(finished())
+        exporter.put(*finished())
     heard.wait_for_requests(1)
     rests.clear()
-    exporter.put(finished())
+    exporter.put(*finished())
     heard.may_answer.set()
     assert rests.wait(10)
     assert (len(heard.requests), len(heard.spans)) == (2, BATCH + 1)
@@ -101,10 +101,10 @@ def test_what_comes_while_a_part_of_a_batch_is_sent_waits_for_others(heard, stac
 def test_closing_sends_what_waits(export, heard):
     exporter = export(heard.url)
     for _ in range(5):
-        exporter.put(finished())
+        exporter.put(*finished())
     exporter.close()
     assert len(heard.spans) == 5
-    exporter.put(finished())
+    exporter.put(*finished())
     assert exporter.dropped == 1
 
 
@@ -116,7 +116,7 @@ def test_what_may_be_tried_again_is(export, heard, status):
         (status, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}),
     ]
     exporter = export(heard.url)
-    exporter.put(finished())
+    exporter.put(*finished())
     assert len(heard.wait_for(1)) == 1
     assert (len(heard.requests), exporter.dropped) == (4, 0)
 
@@ -124,7 +124,7 @@ def test_what_may_be_tried_again_is(export, heard, status):
 def test_the_collector_says_when(export, heard):
     heard.answers = [(503, {"Retry-After": "1"})]
     began = time.monotonic()
-    export(heard.url).put(finished())
+    export(heard.url).put(*finished())
     heard.wait_for_requests(1)
     heard.wait_for(1)
     assert time.monotonic() - began >= 1.0
@@ -136,10 +136,10 @@ def test_what_may_not_be_tried_again_is_lost_and_counted(export, heard, status, 
     exporter = export(heard.url)
     trace = recorded()
     trace.attempts.append(attempt())
-    exporter.put(finished(trace))
+    exporter.put(*finished(trace))
     until(lambda: exporter.dropped == 2)
     assert len(heard.requests) == 1
-    exporter.put(finished())
+    exporter.put(*finished())
     assert len(heard.wait_for(1)) == 1
     until(lambda: len([record for record in caplog.records if record.name == "gatewright.tracing"]) >= 1)
     assert f"it answered {status}" in caplog.text
@@ -148,7 +148,7 @@ def test_what_may_not_be_tried_again_is_lost_and_counted(export, heard, status, 
 def test_a_batch_is_given_up_after_some_tries(export, heard):
     heard.answers = [(503, {})] * 5
     exporter = export(heard.url)
-    exporter.put(finished())
+    exporter.put(*finished())
     until(lambda: exporter.dropped == 1)
     assert len(heard.requests) == 5
 
@@ -159,7 +159,7 @@ def test_a_dead_collector_costs_a_counter_and_one_line(export, caplog, monkeypat
         exporter = export(f"http://127.0.0.1:{closed_port()}")
         began = time.monotonic()
         for _ in range(10_000):
-            exporter.put(finished())
+            exporter.put(*finished())
         took = time.monotonic() - began
         exporter.close()
     assert exporter.dropped == 10_000
@@ -171,7 +171,7 @@ def test_it_comes_back_by_itself(export, heard, caplog):
     heard.answers = [(503, {})]
     with caplog.at_level(logging.INFO):
         exporter = export(heard.url)
-        exporter.put(finished())
+        exporter.put(*finished())
         heard.wait_for(1)
         until(lambda: "spans reach" in caplog.text)
     assert exporter.dropped == 0
@@ -180,15 +180,15 @@ def test_it_comes_back_by_itself(export, heard, caplog):
 def test_a_slow_collector_holds_up_nobody(export, heard):
     heard.may_answer.clear()
     exporter = export(heard.url)
-    exporter.put(finished())
+    exporter.put(*finished())
     heard.wait_for_requests(1)
     began = time.monotonic()
     for _ in range(QUEUE):
-        exporter.put(finished())
+        exporter.put(*finished())
     trace = recorded()
     trace.attempts.append(attempt())
     for _ in range(50):
-        exporter.put(finished(trace))
+        exporter.put(*finished(trace))
     assert time.monotonic() - began < 1.0
     assert exporter.dropped == 100
     heard.may_answer.set()
@@ -198,7 +198,7 @@ def test_a_slow_collector_holds_up_nobody(export, heard):
 def test_closing_does_not_wait_for_ever(export, heard, caplog):
     heard.may_answer.clear()
     exporter = export(heard.url)
-    exporter.put(finished())
+    exporter.put(*finished())
     heard.wait_for_requests(1)
     began = time.monotonic()
     exporter.close(0.1)
@@ -229,7 +229,7 @@ def test_an_idle_connection_that_was_closed_is_no_failure(export, caplog):
         thread.start()
         exporter = export(f"http://127.0.0.1:{server.getsockname()[1]}")
         for count in (1, 2, 3):
-            exporter.put(finished())
+            exporter.put(*finished())
             until(lambda count=count: len(taken) == count)
         thread.join()
     assert exporter.dropped == 0
@@ -251,7 +251,7 @@ def test_a_collector_that_speaks_no_http(export, answer):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         exporter = export(f"http://127.0.0.1:{server.getsockname()[1]}")
-        exporter.put(finished())
+        exporter.put(*finished())
         until(lambda: exporter.dropped == 1)
         stopped.set()
         socket.create_connection(server.getsockname()).close()
@@ -260,8 +260,8 @@ def test_a_collector_that_speaks_no_http(export, answer):
 
 def test_an_exchange_that_cannot_be_encoded_takes_no_other_with_it(export, heard, caplog):
     exporter = export(heard.url)
-    exporter.put(finished(host=None))
-    exporter.put(finished())
+    exporter.put(*finished(host=None))
+    exporter.put(*finished())
     assert len(heard.wait_for(1)) == 1
     assert exporter.dropped == 1
     assert "could not be encoded" in caplog.text

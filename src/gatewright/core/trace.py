@@ -3,7 +3,7 @@
 Only shapes: `telemetry.tracing` makes what has them, the proxy tells it of attempts and of plugins' time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from gatewright.core.errors import GatewayError
@@ -44,5 +44,5 @@ class Trace(Protocol):
     def failed(self, now: float, error: GatewayError) -> None:
         """The present attempt got no answer."""
 
-    def timed(self, hooks: Iterable[T], phase: str) -> Iterator[T]:
+    def timed(self, hooks: Sequence[T], phase: str) -> Iterator[T]:
         """Yield the plugins' hooks of a phase one by one; the time until the next is asked for is a hook's own."""

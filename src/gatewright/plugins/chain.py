@@ -16,9 +16,9 @@ Hook = Callable[..., Any]
 _QUESTIONS = ("wants_body", "wants_response_body", "wants_around", "repeat")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """A hook that is not a plain call: it waits, or wants a body first."""
+    """A hook that is not a plain call: it waits, or wants a body first. No two are equal."""
 
     hook: Hook | None
     plugin: AnyPlugin

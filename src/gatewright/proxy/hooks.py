@@ -1,7 +1,7 @@
 """Running a chain's hooks: their errors, bodies that are buffered first, hooks that wait, filters of streams."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def plugin_failed(hook: Hook | None, exchange: Exchange, error: BaseException) -
     return PluginError(name, error)
 
 
-def _timed(hooks: Iterable[T], exchange: Exchange, phase: str) -> Iterable[T]:
+def _timed(hooks: Sequence[T], exchange: Exchange, phase: str) -> Iterable[T]:
     """Return the hooks of a phase; where the exchange's trace is recorded, each is noted with its time."""
     trace = exchange.trace
     return hooks if trace is None or not trace.recording else trace.timed(hooks, phase)

@@ -8,17 +8,20 @@ repeats (a route's attributes, a client's) is encoded once and kept. Tests read 
 import os
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 
 from gatewright.core.errors import Reason
+from gatewright.core.exchange import Exchange
 from gatewright.telemetry.counters import METHODS, OTHER
 from gatewright.telemetry.secrets import redact_query
-from gatewright.telemetry.tracing import AttemptNote, Finished
+from gatewright.telemetry.tracing import AttemptNote, PhaseNote, RecordedTrace
 
 _KEPT = 4096  # encoded pieces of each kind
 _SHORT = 256  # characters; longer texts are not kept
-_MAX_EVENTS = 128
+_LONGEST = 1024  # characters of a path, a query or a user agent that are told
+_MAX_PHASES = 64  # whose plugins' time is told: one that calls again and again has no end of them
 _NANO = 1_000_000_000
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -32,8 +35,9 @@ _ERROR = b"\x18\x02"  # a status's code
 _TIMES = struct.Struct("<BQBQHI").pack  # start (7) and end (8), fixed64; flags (16), fixed32
 _START, _END, _FLAGS = 0x39, 0x41, 0x0185
 _LOCAL_PARENT, _REMOTE_PARENT = 0x100, 0x300  # beside the trace's flags: whether it is known where the parent is
-_FIXED, _FLOAT = struct.Struct("<Q").pack, struct.Struct("<d").pack
+_FLAGS_OF = {f"{flags:02x}": flags for flags in range(256)}
 _DOUBLE = struct.Struct("<Bd").pack
+_NO_TIME = bytes(8)
 
 Value = str | int | float
 
@@ -70,10 +74,10 @@ def _attributes(values: Mapping[str, Value | None]) -> bytes:
     return b"".join([attribute(key, value) for key, value in values.items() if value is not None])
 
 
-class _Kept(dict[tuple[object, ...], bytes]):
+class _Kept(dict[object, bytes]):
     """Encoded pieces by what they are made of; as many as _KEPT."""
 
-    def keep(self, key: tuple[object, ...], piece: bytes, size: int = 0) -> bytes:
+    def keep(self, key: object, piece: bytes, size: int = 0) -> bytes:
         """Keep `piece`, unless its texts have more than _SHORT characters; return it."""
         if size <= _SHORT:
             if len(self) >= _KEPT:
@@ -82,11 +86,14 @@ class _Kept(dict[tuple[object, ...], bytes]):
         return piece
 
 
+# How an event is packed, and what it is packed of beside its time and its duration: the piece before each.
+_Event = tuple[Callable[..., bytes], bytes, bytes]
+
+
 class Encoder:
     """Encodes exchanges as spans. `routes` are the paths of the routes by name."""
 
     def __init__(self, service_name: str, routes: Mapping[str, str]) -> None:
-        self.routes = routes
         resource: dict[str, Value] = {
             "service.name": service_name,
             "service.version": installed_version("gatewright"),
@@ -96,124 +103,159 @@ class Encoder:
         fields = b"".join([attribute(key, value, b"\x0a") for key, value in resource.items()])
         self._resource = _field(b"\x0a", fields)
         self._scope = _field(b"\x0a", _field(b"\x0a", b"gatewright"))
-        self._groups, self._clients, self._urls, self._agents = _Kept(), _Kept(), _Kept(), _Kept()
-        self._events: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+        self._clients, self._urls, self._agents = _Kept(), _Kept(), _Kept()
+        self.set_routes(routes)
+
+    def set_routes(self, routes: Mapping[str, str]) -> None:
+        """Take other paths. What was kept of routes and their plugins goes."""
+        self._routes = routes
+        self._groups = _Kept()
+        self._events: dict[tuple[str, Sequence[object]], tuple[_Event, ...]] = {}
 
     def head(self, size: int) -> bytes:
         """Return what makes an ExportTraceServiceRequest of encoded spans that follow it, `size` bytes in all."""
         scope = b"".join((b"\x12", _varint(len(self._scope) + size), self._scope))
         return b"".join((b"\x0a", _varint(len(self._resource) + len(scope) + size), self._resource, scope))
 
-    def spans(self, of: Finished, offset: int) -> list[bytes]:
-        """Return the spans of an exchange: its own, then one for each attempt. `offset` in nanoseconds makes the
-        gateway's clock one that counts from the epoch.
+    def spans(self, exchange: Exchange, trace: RecordedTrace, ended: float, offset: int) -> bytes:
+        """Return the spans of an exchange that is over: its own, then one for each attempt. `ended` is when; `offset`
+        in nanoseconds makes the gateway's clock one that counts from the epoch.
         """
-        # Unpacked at once: fields of a NamedTuple asked for one by one take 1 us more.
-        (
-            trace, request_id, started, ended, method, path, query, _, version, scheme, host, agent, client_ip, peer,
-            route, status, reason, cause, consumer, _, _,
-        ) = of  # fmt: skip
-        trace_id, parent_id = trace.trace_id, trace.parent_id
+        trace_id, span_id = trace.trace_id, trace.span_id
         state = _field(_STATE, trace.state.encode("latin-1")) if trace.state else b""
-        flags = int(trace.flags, 16)
+        flags = _FLAGS_OF[trace.flags]
         local = flags | _LOCAL_PARENT
-        own_ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{trace.span_id}"
-        template = self.routes.get(route or "")
-        group = (method, template, status, scheme, host, version, route, reason, cause, consumer)
-        client = (client_ip, peer.address, peer.port)
-        url = (path, query)
-        parts = [
-            bytes.fromhex(f"{own_ids}{_PARENT}{parent_id}" if parent_id else own_ids),
-            state,
-            _TIMES(
-                *(_START, int(started * _NANO) + offset, _END, int(ended * _NANO) + offset),
-                *(_FLAGS, flags | _REMOTE_PARENT if parent_id else local),
-            ),
-            self._groups.get(group) or self._groups.keep(group, _group(of, template)),
-            self._clients.get(client) or self._clients.keep(client, _client(*client)),
-            self._urls.get(url) or self._urls.keep(url, _url(*url), len(path) + len(query or "")),
-        ]
-        if agent:
-            parts.append(self._agents.get((agent,)) or self._agents.keep((agent,), _agent(agent), len(agent)))
-        if request_id != trace_id:
-            parts.append(attribute("gatewright.request_id", request_id))
-        for phase, hook, begun, over in trace.hooks[:_MAX_EVENTS]:
-            try:
-                name = hook.__self__.name
-            except AttributeError:
-                name = getattr(getattr(hook, "plugin", None), "name", "")
-            head, middle = self._events.get((name, phase)) or self._keep_event(name, phase)
-            parts += (head, _FIXED(int(begun * _NANO) + offset), middle, _FLOAT(over - begun))
-        spans = [_field(_SPAN, b"".join(parts))]
+        begun, over = int(exchange.started * _NANO) + offset, int(ended * _NANO) + offset
+        if trace.parent_id:
+            ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}{_PARENT}{trace.parent_id}"
+            times = _TIMES(_START, begun, _END, over, _FLAGS, flags | _REMOTE_PARENT)
+        else:
+            ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}"
+            times = _TIMES(_START, begun, _END, over, _FLAGS, local)
+        pieces = [bytes.fromhex(ids), state, times]
+        self._describe(exchange, trace, pieces)
+        if trace.phases:
+            self._tell_hooks(trace.phases, offset, pieces)
+        span = b"".join(pieces)
+        size = len(span)
+        spans = [_SPAN, _LENGTHS[size] if size < 2048 else _varint(size), span]
         for number, attempt in enumerate(trace.attempts):
-            ids = f"{_TRACE_ID}{trace_id}{_PARENT}{trace.span_id}{_SPAN_ID}{attempt.span_id}"
-            spans.append(self._attempt(of, attempt, number, bytes.fromhex(ids) + state, local, offset))
-        return spans
+            ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{attempt.span_id}{_PARENT}{span_id}"
+            start = begun if attempt.started == exchange.started else int(attempt.started * _NANO) + offset
+            status, end = attempt.status, attempt.ended
+            if end is None and status is None and exchange.upstream_seconds:  # the short way notes no more than that
+                status, end = exchange.upstream_status, attempt.started + exchange.upstream_seconds
+            times = _TIMES(_START, start, _END, over if end is None else int(end * _NANO) + offset, _FLAGS, local)
+            pieces = [bytes.fromhex(ids), state, times]
+            self._describe_attempt(exchange, attempt, number, status, pieces)
+            span = b"".join(pieces)
+            size = len(span)
+            spans += (_SPAN, _LENGTHS[size] if size < 2048 else _varint(size), span)
+        return b"".join(spans)
 
-    def _keep_event(self, name: str, phase: str) -> tuple[bytes, bytes]:
-        """Return a plugin's event without its time and its duration, which come behind either piece."""
-        values: dict[str, Value] = {
-            "gatewright.plugin.name": str(name),
-            "gatewright.plugin.phase": phase,
-            "gatewright.plugin.duration": 0.0,
-        }
-        time = b"\x09" + _FIXED(0)
-        attributes = b"".join([attribute(key, value, b"\x1a") for key, value in values.items()])
-        event = _field(_EVENT, time + _field(b"\x12", b"gatewright.plugin") + attributes)
-        at = event.index(time) + 1
+    def _describe(self, exchange: Exchange, trace: RecordedTrace, pieces: list[bytes]) -> None:
+        """Add name, kind, attributes and status of the exchange's own span."""
+        request, peer, consumer = exchange.request, exchange.peer, exchange.consumer
+        path, query = request.path, request.query
+        group = (
+            request.method, exchange.route, exchange.status, exchange.scheme, request.host, request.version,
+            exchange.reason, exchange.cause, consumer.name if consumer is not None else None,
+        )  # fmt: skip
+        client = (exchange.client_ip, peer.address, peer.port)
+        url = (path, query)
+        pieces += (
+            self._groups.get(group) or self._groups.keep(group, self._group(exchange)),
+            self._clients.get(client) or self._clients.keep(client, _client(*client)),
+            self._urls.get(url) or self._urls.keep(url, _url(path, query), len(path) + len(query or "")),
+        )
+        for field in request.headers.fields:
+            if field[0] == b"user-agent":
+                agent = field[1]
+                pieces.append(self._agents.get(agent) or self._agents.keep(agent, _agent(agent), len(agent)))
+                break
+        if exchange.id != trace.trace_id:
+            pieces.append(attribute("gatewright.request_id", exchange.id))
+
+    def _tell_hooks(self, phases: list[PhaseNote], offset: int, pieces: list[bytes]) -> None:
+        """Add the time of plugins, as events."""
+        for phase, hooks, times in phases[:_MAX_PHASES]:
+            try:
+                events = self._events[phase, hooks]
+            except (KeyError, TypeError):
+                events = self._keep_events(phase, hooks)
+            if len(times) <= len(events):
+                events = events[: len(times) - 1]  # one has ended the phase
+            begun = times[0]
+            for number, (pack, head, middle) in enumerate(events, 1):
+                over = times[number]
+                pieces.append(pack(head, int(begun * _NANO) + offset, middle, over - begun))
+                begun = over
+
+    def _keep_events(self, phase: str, hooks: Sequence[object]) -> tuple[_Event, ...]:
+        events = tuple([_event(phase, hook) for hook in hooks])
         if len(self._events) >= _KEPT:
             self._events.clear()
-        self._events[name, phase] = halves = (event[:at], event[at + 8 : -8])
-        return halves
+        with suppress(TypeError):  # a plugin's hook may be anything that can be called, also what has no hash
+            self._events[phase, hooks] = events
+        return events
 
-    def _attempt(
-        self, of: Finished, attempt: AttemptNote, number: int, common: bytes, flags: int, offset: int
-    ) -> bytes:
-        status, ended = attempt.status, attempt.ended
-        if ended is None and status is None and of.upstream_seconds:  # the short way notes no more than that
-            status, ended = of.upstream_status, attempt.started + of.upstream_seconds
-        if ended is None:
-            ended = of.ended
-        begun = int(attempt.started * _NANO) + offset
-        times = _TIMES(_START, begun, _END, int(ended * _NANO) + offset, _FLAGS, flags)
-        url = attempt.target.url
-        path, query = of.path, of.query
-        if of.rewritten is not None:
-            path, mark, rest = of.rewritten.partition("?")
+    def _describe_attempt(
+        self, exchange: Exchange, attempt: AttemptNote, number: int, status: int | None, pieces: list[bytes]
+    ) -> None:
+        """Add name, kind, attributes and status of an attempt's span."""
+        request, url = exchange.request, attempt.target.url
+        group = (request.method, url, status, number, attempt.error, attempt.cause)
+        pieces.append(
+            self._groups.get(group) or self._groups.keep(group, _attempt_group(request.method, attempt, number, status))
+        )
+        if not attempt.target.port:  # an application in this process
+            return
+        path, query = request.path, request.query
+        if exchange.rewritten is not None:
+            path, mark, rest = exchange.rewritten.partition("?")
             query = rest if mark else None
-        key = (of.method, url, status, number, attempt.error, attempt.cause)
-        group = self._groups.get(key) or self._groups.keep(key, _attempt_group(of.method, attempt, number, status))
-        full = b""
-        if "://" in url:
-            place = (url, path, query)
-            full = self._urls.get(place) or self._urls.keep(
-                place, _full_url(url, path, query), len(path) + len(query or "")
-            )
-        return _field(_SPAN, b"".join((common, times, group, full)))
+        place = (url, path, query)
+        pieces.append(self._urls.get(place) or self._urls.keep(place, _full_url(*place), len(path) + len(query or "")))
+
+    def _group(self, of: Exchange) -> bytes:
+        """Return what many exchanges have in common: name, kind, status, most attributes."""
+        request, consumer = of.request, of.consumer
+        known = request.method in METHODS
+        name, port = _host_and_port(request.host[:_LONGEST], of.scheme)
+        template = self._routes.get(of.route or "")
+        error = server_error(of)
+        values: dict[str, Value | None] = {
+            "http.request.method": request.method if known else OTHER,
+            "http.request.method_original": None if known or not request.method else request.method,
+            "http.route": template,
+            "http.response.status_code": of.status,
+            "url.scheme": of.scheme,
+            "server.address": name,
+            "server.port": port,
+            "network.protocol.version": "2" if request.version >= 20 else f"1.{request.version}",
+            "error.type": error,
+            "gatewright.route": of.route,
+            "gatewright.reason": of.reason,
+            "gatewright.consumer": consumer.name[:_SHORT] if consumer is not None else None,
+        }
+        method = request.method if known else "HTTP"
+        title = f"{method} {template}" if template is not None else method
+        return _SERVER + _field(_NAME, title.encode()) + _attributes(values) + _status(error, of.cause)
 
 
-def _group(of: Finished, template: str | None) -> bytes:
-    """Return what many exchanges have in common: name, kind, status, most attributes."""
-    known = of.method in METHODS
-    name, port = _host_and_port(of.host, of.scheme)
-    error = server_error(of)
-    values: dict[str, Value | None] = {
-        "http.request.method": of.method if known else OTHER,
-        "http.request.method_original": None if known or not of.method else of.method,
-        "http.route": template,
-        "http.response.status_code": of.status,
-        "url.scheme": of.scheme,
-        "server.address": name,
-        "server.port": port,
-        "network.protocol.version": "2" if of.version >= 20 else f"1.{of.version}",
-        "error.type": error,
-        "gatewright.route": of.route,
-        "gatewright.reason": of.reason,
-        "gatewright.consumer": of.consumer[:_SHORT] if of.consumer is not None else None,
+def _event(phase: str, hook: object) -> _Event:
+    """Return a plugin's event, but for its time and its duration."""
+    owner = getattr(hook, "__self__", None) or getattr(hook, "plugin", None)
+    values: dict[str, Value] = {
+        "gatewright.plugin.name": str(getattr(owner, "name", "")),
+        "gatewright.plugin.phase": phase,
+        "gatewright.plugin.duration": 0.0,
     }
-    method = of.method if known else "HTTP"
-    title = f"{method} {template}" if template is not None else method
-    return _SERVER + _field(_NAME, title.encode()) + _attributes(values) + _status(error, of.cause)
+    attributes = b"".join([attribute(key, value, b"\x1a") for key, value in values.items()])
+    event = _field(_EVENT, b"\x09" + _NO_TIME + _field(b"\x12", b"gatewright.plugin") + attributes)
+    at = event.index(b"\x09" + _NO_TIME) + 1
+    head, middle = event[:at], event[at + 8 : -8]
+    return struct.Struct(f"<{len(head)}sQ{len(middle)}sd").pack, head, middle
 
 
 def _client(client_ip: str, address: str, port: int) -> bytes:
@@ -227,11 +269,12 @@ def _client(client_ip: str, address: str, port: int) -> bytes:
 
 
 def _url(path: str, query: str | None) -> bytes:
-    return _attributes({"url.path": path or None, "url.query": redact_query(query) or None})
+    told = redact_query(query[:_LONGEST]) if query else None
+    return _attributes({"url.path": path[:_LONGEST] or None, "url.query": told})
 
 
 def _agent(value: bytes) -> bytes:
-    return attribute("user_agent.original", value.decode("latin-1"))
+    return attribute("user_agent.original", value[:_LONGEST].decode("latin-1"))
 
 
 def _attempt_group(method: str, attempt: AttemptNote, number: int, status: int | None) -> bytes:
@@ -252,10 +295,11 @@ def _attempt_group(method: str, attempt: AttemptNote, number: int, status: int |
 
 
 def _full_url(url: str, path: str, query: str | None) -> bytes:
-    return attribute("url.full", url.rstrip("/") + path + (f"?{redact_query(query)}" if query is not None else ""))
+    told = f"?{redact_query(query[:_LONGEST])}" if query is not None else ""
+    return attribute("url.full", url.rstrip("/") + path[:_LONGEST] + told)
 
 
-def server_error(of: Finished) -> str | None:
+def server_error(of: Exchange) -> str | None:
     """Return the error.type of an exchange: None for what is the client's own affair, a 4xx or its going away."""
     if of.status is not None and of.status >= 500:
         return of.reason or str(of.status)

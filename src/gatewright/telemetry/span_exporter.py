@@ -18,8 +18,9 @@ from io import BytesIO
 from urllib.parse import urlsplit
 
 from gatewright.core.clock import Clock
+from gatewright.core.exchange import Exchange
 from gatewright.telemetry.otlp import Encoder
-from gatewright.telemetry.tracing import Finished
+from gatewright.telemetry.tracing import RecordedTrace
 
 _log = logging.getLogger("gatewright.tracing")
 
@@ -97,7 +98,8 @@ class SpanExporter:
         self._full = 0  # spans that never came into the queue; counted on the event loop
         self._lost = 0  # spans that the collector did not take; counted in the thread
         self._wake = threading.Event()
-        self._closing = threading.Event()
+        self._closing = threading.Event()  # for the thread; the event loop looks at `_closed`
+        self._closed = False
         self._connection: http.client.HTTPConnection | None = None
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="gatewright-spans", daemon=True)
@@ -108,24 +110,24 @@ class SpanExporter:
         """Number of spans that no collector will see."""
         return self._full + self._lost
 
-    def put(self, finished: Finished) -> None:
-        """Take an exchange, and never wait. Called on the event loop."""
+    def put(self, exchange: Exchange, trace: RecordedTrace, ended: float) -> None:
+        """Take an exchange that has ended, and never wait. Called on the event loop."""
         with self._lock:
             batch = self._filling
-            if batch.exchanges + BATCH * len(self._waiting) >= QUEUE or self._closing.is_set():
-                self._full += _count(finished)
+            count = 1 + len(trace.attempts)
+            if batch.exchanges + BATCH * len(self._waiting) >= QUEUE or self._closed:
+                self._full += count
                 return
             if not batch.exchanges:
                 self._offset = round((self._clock.wall() - self._clock.now()) * _NANO)
             try:
-                spans = self._encoder.spans(finished, self._offset)
+                spans = self._encoder.spans(exchange, trace, ended, self._offset)
             except Exception:
-                self._full += _count(finished)
+                self._full += count
                 _log.exception("the spans of an exchange could not be encoded")
                 return
-            for span in spans:
-                batch.data.write(span)
-            batch.spans += len(spans)
+            batch.data.write(spans)
+            batch.spans += count
             batch.exchanges += 1
             if batch.exchanges == BATCH:
                 self._waiting.append(batch)
@@ -134,10 +136,11 @@ class SpanExporter:
 
     def set_routes(self, routes: Mapping[str, str]) -> None:
         """Take the paths of routes by name, for exchanges that are encoded from now on."""
-        self._encoder.routes = routes
+        self._encoder.set_routes(routes)
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what waits, once, and end; blocks for `timeout` seconds at most."""
+        self._closed = True
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
@@ -240,11 +243,6 @@ class SpanExporter:
         if not self._failing:
             self._failing = True
             _log.warning("spans cannot be sent to %s (%s): what no longer fits is dropped", self._place, why)
-
-
-def _count(finished: Finished) -> int:
-    """Return how many spans an exchange has."""
-    return 1 + len(finished.trace.attempts)
 
 
 def _seconds(value: str | None) -> float:
