@@ -149,7 +149,7 @@ class AnsweringConnection(Endpoint):
                 # The usual answer: complete, on a connection that stays.
                 exchange.bytes_out = len(content)
                 exchange.status = response.status
-                self.transport.write(complete_answer(response, exchange.id, content))
+                self.transport.write_later(complete_answer(response, exchange.id, content))
                 self._exchange = None
                 if not self._closed:
                     self._await_next()

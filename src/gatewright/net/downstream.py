@@ -23,6 +23,7 @@ from gatewright.net.answering import (
     TUNNEL,
     AnsweringConnection,
 )
+from gatewright.net.late import LateTransport
 from gatewright.net.repeats import LONGEST, Repeats
 from gatewright.net.timers import NEVER
 
@@ -40,7 +41,7 @@ class ClientConnection(AnsweringConnection):
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
-        self.transport = transport
+        self.transport = LateTransport(transport)
         address = transport.get_extra_info("peername") or ("", 0)
         local = transport.get_extra_info("sockname") or ("", 0)
         tls = transport.get_extra_info("ssl_object")
@@ -99,7 +100,7 @@ class ClientConnection(AnsweringConnection):
         exchange, written = answer
         self._close_after = False
         self.state = BUSY  # for who hears in this moment that the client does not read
-        self.transport.write(written)
+        self.transport.write_later(written)
         self._await_next()
         self._shared.handler.repeated(exchange)
         return True
@@ -204,7 +205,9 @@ class ClientConnection(AnsweringConnection):
         if self.state is BUSY and (self._pipe is None or not self._reading):
             self._unsent = self.transport.get_write_buffer_size()
             self._timers.set(self, self._clock.now() + self._limits.write_timeout if self.congested else NEVER)
-        elif self.state is IDLE and not self.congested:
+        elif self.state is IDLE and self.congested:  # its answer went out at the end of the turn
+            self._unsent = self.transport.get_write_buffer_size()
+        elif self.state is IDLE:
             self.resume()
             self.read_on()
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from gatewright.core.streams import Pipe
+from gatewright.net.late import LateTransport
 from gatewright.net.timers import NEVER
 
 
@@ -27,7 +28,7 @@ class Endpoint(asyncio.Protocol):
         "tunnelled",
     )
 
-    transport: asyncio.Transport
+    transport: LateTransport
 
     def __init__(self) -> None:
         self.congested = False

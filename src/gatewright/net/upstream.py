@@ -16,6 +16,7 @@ from gatewright.core.streams import Pipe
 from gatewright.http1.body import Framing
 from gatewright.http1.chunked import encode_chunk, encode_end
 from gatewright.http1.response_codec import ResponseCodec
+from gatewright.net.late import LateTransport
 from gatewright.net.timers import NEVER, Timers
 from gatewright.net.transport import Endpoint
 
@@ -116,7 +117,7 @@ class TargetConnection(Endpoint):
 
     def connection_made(self, transport: Any) -> None:
         """The connection stands."""
-        self.transport = transport
+        self.transport = LateTransport(transport)
 
     def request(
         self,
@@ -145,7 +146,7 @@ class TargetConnection(Endpoint):
         if deadline < self.filed:
             self._timers.file(self)
         if type(content) is bytes:
-            self.transport.write(head + content if content else head)
+            self.transport.write_later(head + content if content else head)
         else:
             assert isinstance(content, Pipe)
             self._sending = True
@@ -195,8 +196,11 @@ class TargetConnection(Endpoint):
                 self._read_head()
             else:
                 self._read_body()
+        except ResponseError as error:
+            self._fail(error)
         except GatewayError as error:
-            self._fail(_as_answer_error(error))
+            detail = "The target's answer is not valid HTTP"
+            self._fail(ResponseError(Reason.UPSTREAM_MALFORMED, detail, error.detail))
 
     def _read_head(self) -> None:
         codec = self._codec
@@ -350,7 +354,8 @@ class TargetConnection(Endpoint):
             pipe.end([])
         elif self.state is WAITING:
             detail = "The target closed the connection without an answer"
-            reset = UpstreamError(Reason.UPSTREAM_RESET, detail, Retry.IDEMPOTENT, str(exc or "connection closed"))
+            retry = Retry.SAFE if self.transport.waits else Retry.IDEMPOTENT  # safe: not a byte has been sent
+            reset = UpstreamError(Reason.UPSTREAM_RESET, detail, retry, str(exc or "connection closed"))
             reset.reused = self.served > 1 and not self._heard
             if isinstance(exc, ssl.SSLError):  # with TLS 1.3 a target refuses our certificate behind the handshake
                 reset = UpstreamError(Reason.TLS_FAILED, "TLS with the target failed", Retry.NEVER, str(exc))
@@ -390,11 +395,4 @@ class TargetConnection(Endpoint):
         if not self._closed:
             self._closed = True
             self._timers.set(self, NEVER)
-            # abort, not close: nothing of what is still buffered may reach the target as if it were a whole request.
-            self.transport.abort()
-
-
-def _as_answer_error(error: GatewayError) -> GatewayError:
-    if isinstance(error, ResponseError):
-        return error
-    return ResponseError(Reason.UPSTREAM_MALFORMED, "The target's answer is not valid HTTP", error.detail)
+            self.transport.discard()  # nothing that is still here may reach the target as if it were a whole request
