@@ -27,10 +27,9 @@ _FEW, _MANY = 8, 256  # writes that go out at once when one has waited alone: as
 class Outbox:
     """The transports of one event loop that have something to send."""
 
-    __slots__ = ("_called", "_count", "_lonely", "_loop", "_since", "_waiting", "at_once")
+    __slots__ = ("_called", "_count", "_lonely", "_since", "_waiting", "at_once")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._waiting: list[LateTransport] = []
         self._count = 0  # of those that have come in this turn
         self._since = 0.0
@@ -47,7 +46,7 @@ class Outbox:
             self._since = monotonic()
             if not self._called:
                 self._called = True
-                self._loop.call_soon(self._turn_over)
+                asyncio.get_running_loop().call_soon(self._turn_over)
         elif len(waiting) >= _MOST or monotonic() - self._since > _SECONDS:
             self._send()
 
@@ -78,7 +77,7 @@ def _outbox() -> Outbox:
     loop = asyncio.get_running_loop()
     outbox = _outboxes.get(loop)
     if outbox is None:
-        outbox = _outboxes[loop] = Outbox(loop)
+        outbox = _outboxes[loop] = Outbox()
     return outbox
 
 
