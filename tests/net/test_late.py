@@ -1,12 +1,16 @@
 """Small writes that wait for the end of a turn: their order, what does not wait, and what happens to what waits."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from gatewright.core.clock import SystemClock
 from gatewright.core.errors import Retry
+from gatewright.core.limits import Limits
+from gatewright.core.messages import Response
 from gatewright.net import late
+from gatewright.net.downstream import ClientConnection
 from gatewright.net.late import LONGEST, LateTransport
 from gatewright.net.timers import Timers
 from gatewright.net.upstream import TargetConnection
@@ -222,3 +226,99 @@ def test_a_target_that_closes_before_the_turns_end_has_seen_nothing(said, turn_i
     asyncio.run(main())
     assert user.error.retry is retry
     assert said == ["head"] * turn_is_over + ["aborted"]
+
+
+def test_what_a_target_says_before_it_was_asked_is_no_answer(said):
+    user = User()
+
+    async def main():
+        clock = SystemClock()
+        connection = TargetConnection(Owner(), clock, Timers(clock))
+        connection.connection_made(Wire(said))
+        connection.request(user, "POST", b"head", b"", False, clock.now(), 9.0, 9.0)
+        connection.data_received(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    asyncio.run(main())
+    assert (user.error.retry, said) == (Retry.SAFE, ["aborted"])
+
+
+# A client that does not read
+
+
+class Clogged(Wire):
+    """Takes what is written, and says that it will be long until it is read."""
+
+    def write(self, data):
+        super().write(data)
+        self.connection.pause_writing()
+
+    def get_extra_info(self, name):
+        return None
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+class Answers:
+    """The proxy: answers GET at once, and POST never."""
+
+    repeats = dict.fromkeys(["http"])
+
+    def handle(self, exchange):
+        if exchange.request.method == "GET":
+            exchange.downstream.respond(exchange, Response(200, {}, exchange.request.path.encode()), lambda: None)
+
+
+def client_that_does_not_read(said):
+    clock = SystemClock()
+    listening = SimpleNamespace(
+        clock=clock,
+        timers=Timers(clock),
+        handler=Answers(),
+        limits=Limits(keepalive_timeout=7.0, write_timeout=70.0),
+        trusted=(),
+        draining=False,
+        arrived=lambda connection: None,
+        forget=lambda connection: None,
+    )
+    connection = ClientConnection(listening)
+    wire = Clogged(said)
+    wire.connection = connection
+    connection.connection_made(wire)
+    return connection, clock
+
+
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def answered(said):
+    return "".join(said).count("200 OK")
+
+
+def test_a_client_that_reads_late_gets_the_answers_to_all_it_has_asked(said):
+    async def main():
+        connection, _ = client_that_does_not_read(said)
+        connection.data_received(GET % 1 + (GET % 2)[:10])
+        await turn_over()
+        connection.data_received((GET % 2)[10:])
+        assert (connection.congested, answered(said)) == (True, 1)
+        connection.resume_writing()
+        await turn_over()
+        assert answered(said) == 2
+
+    asyncio.run(main())
+
+
+def test_the_time_for_an_answer_runs_when_the_request_is_complete(said):
+    async def main():
+        connection, clock = client_that_does_not_read(said)
+        connection.data_received(GET % 1 + b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nz")
+        await turn_over()
+        connection.data_received(b"z")
+        assert (connection.congested, answered(said)) == (True, 1)
+        assert 60 < connection.deadline - clock.now() <= 70
+
+    asyncio.run(main())

@@ -61,6 +61,9 @@ def test_what_a_target_may_have_acted_on_is_retried_only_where_that_is_safe(
         (error(Reason.CONNECT_TIMEOUT, Retry.SAFE), "connect_failure", True),
         (error(Reason.CONNECT_TIMEOUT, Retry.SAFE), "timeout", False),
         (error(Reason.DNS_FAILED, Retry.SAFE), "connect_failure", True),
+        (error(Reason.UPSTREAM_RESET, Retry.SAFE), "connect_failure", True),  # it closed before anything was sent
+        (error(Reason.UPSTREAM_RESET, Retry.SAFE), "reset", True),
+        (error(Reason.UPSTREAM_RESET, Retry.SAFE), "timeout", False),
         (ResponseError(Reason.UPSTREAM_MALFORMED, "malformed"), "reset", False),
         (ServiceUnavailable(Reason.OVERLOADED, "full", 1), "503", False),
     ],

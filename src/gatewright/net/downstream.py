@@ -137,7 +137,8 @@ class ClientConnection(AnsweringConnection):
         self._advancing = False
 
     def _wait_for_head(self) -> None:
-        if self.state is IDLE:
+        self.transport.settle()  # a client that does not read must be noticed while IDLE: from there it goes on later
+        if self.state is IDLE and not self.congested:
             self.state = HEAD
             self._first_byte = self._clock.now()
             self._timers.set(self, self._first_byte + self._limits.header_timeout)
@@ -171,7 +172,7 @@ class ClientConnection(AnsweringConnection):
         if codec.framing is FRAMED_HEAD:
             trailers, codec.trailers = codec.trailers, []
             self._pipe = None
-            self.deadline = NEVER
+            self.congestion_changed()  # the time for its answer runs from here on, if the client does not read
             pipe.end(trailers)
         elif self._pipe is pipe and self._reading:
             self._timers.set(self, self._clock.now() + self._limits.body_timeout)

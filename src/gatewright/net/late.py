@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 _log = logging.getLogger("gatewright.net")
 LONGEST = 16 * 1024  # bytes; longer writes are worth a wake, and would have to be copied
 _MOST = 32  # writes that wait; what is saved hardly grows from 16 on
-_SECONDS = 0.001  # for which the first may have to wait; a turn may be long
+_SECONDS = 0.001  # after which another sends the first along; what a turn does without writing is not looked at
 _FEW, _MANY = 8, 256  # writes that go out at once when one has waited alone: as many, and twice as many each time again
 
 

@@ -185,8 +185,8 @@ class TargetConnection(Endpoint):
         if state is TUNNEL:
             self.carry(data)
             return
-        if state is IDLE or state is CLOSED:
-            self.close()  # nobody asked: whatever it is, it must not become the next request's answer
+        if state is IDLE or state is CLOSED or self.transport.waits:
+            self._on_end(None)  # nobody asked: whatever it is, it must not become the next request's answer
             return
         codec = self._codec
         codec.buffer = codec.buffer + data if codec.buffer else data

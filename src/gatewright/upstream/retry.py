@@ -115,8 +115,8 @@ class RetryPolicy:
         if attempt_number > self.attempts:
             return False
         if error is not None:
-            if error.retry is Retry.SAFE:
-                return CONNECT_FAILURE in self.on
+            if error.retry is Retry.SAFE and CONNECT_FAILURE in self.on:
+                return True
             if error.retry is Retry.NEVER or CONDITIONS.get(error.reason) not in self.on:
                 return False
         elif status is None or str(status) not in self.on:
