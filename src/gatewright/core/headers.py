@@ -151,12 +151,13 @@ class Headers:
         """Append a field. Raises ValueError as `make_field` does."""
         self.append(make_field(name, value))
 
-    def append(self, field: Field) -> None:
-        """Append a field that `make_field` has made."""
-        self.fields = [*self.fields, field]
-        self.marks |= field[3]
-        if self.wire is not None:
-            self.wire = self.wire + field[2] if not field[3] else None
+    def append(self, *fields: Field) -> None:
+        """Append fields that `make_field` has made."""
+        self.fields = [*self.fields, *fields]
+        for field in fields:
+            self.marks |= field[3]
+            if self.wire is not None:
+                self.wire = self.wire + field[2] if not field[3] else None
 
     def _replace(self, fields: list[Field], marks: int = 0) -> None:
         self.fields = fields

@@ -244,8 +244,7 @@ class RateLimit(Plugin[RateLimitConfig], name="rate_limit"):
             fields += [self._policy, self._state_field(verdicts)]
         if self.config.legacy_headers:
             fields += self._legacy_fields(verdicts)
-        for field in fields:
-            response.headers.append(field)
+        response.headers.append(*fields)
 
     def _state_field(self, verdicts: Sequence[Verdict]) -> Field:
         """Return `RateLimit`. Built by hand: digits need none of the checks of `make_field`, which take 1.3 us."""

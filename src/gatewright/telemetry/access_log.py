@@ -20,6 +20,7 @@ _log = logging.getLogger("gatewright.log")
 # `request` and `response`. It is asked only if a line is written.
 DETAILS = "log"
 CACHE = "cache"  # and what the cache did
+_PROTOCOLS = {0: "HTTP/1.0", 1: "HTTP/1.1"}
 _FRACTIONS = [f".{number:03d}+00:00" for number in range(1000)]
 
 
@@ -86,12 +87,12 @@ class AccessLog:
             exchange.client_ip,
             request.method,
             exchange.scheme,
-            exchange.host,
+            request.host.decode("latin-1"),
             request.path,
-            f"HTTP/1.{request.version}" if request.version < 2 else "HTTP/2",
+            _PROTOCOLS.get(request.version, "HTTP/2"),
             exchange.status or 499,
-            _milliseconds(seconds),
-            _milliseconds(seconds - upstream) if seconds > upstream else 0.0,
+            int(seconds * 1e6 + 0.5) / 1000,  # to the microsecond; `round` would take four times as long
+            int((seconds - upstream) * 1e6 + 0.5) / 1000 if seconds > upstream else 0.0,
             exchange.bytes_in,
             exchange.bytes_out,
             exchange.attempts,
@@ -100,7 +101,7 @@ class AccessLog:
             exchange.service,
             exchange.target,
             exchange.upstream_status,
-            _milliseconds(upstream) if upstream else None,
+            int(upstream * 1e6 + 0.5) / 1000 if upstream else None,
             exchange.consumer.name if exchange.consumer is not None else None,
             exchange.peer.tls_version,
             None,
@@ -120,11 +121,6 @@ class AccessLog:
         if second != self._second:
             self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return self._second_text + _FRACTIONS[int((at - second) * 1000)]
-
-
-def _milliseconds(seconds: float) -> float:
-    """Return milliseconds to the microsecond; `round` would take four times as long."""
-    return int(seconds * 1e6 + 0.5) / 1000
 
 
 def _add_what_is_kept(line: Line, exchange: Exchange, kept: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ The composition root asks for it once; the proxy calls what it gets, on the hot 
 wherever the others are off.
 """
 
-from functools import reduce
+from collections.abc import Sequence
 from typing import Protocol
 
 from gatewright.core.exchange import Exchange
@@ -20,17 +20,16 @@ class Recorder(Protocol):
         """Take a finished exchange that lasted `seconds`."""
 
 
-class Both:
-    """Tells one, then the other. What may fail comes last: the others have been told then."""
+class All:
+    """Tells several, one after the other. What may fail comes last: the others have been told then."""
 
-    def __init__(self, first: Recorder, second: Recorder) -> None:
-        self._first = first.record
-        self._second = second.record
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._record = [recorder.record for recorder in recorders]
 
     def record(self, exchange: Exchange, seconds: float) -> None:
         """See `Recorder`."""
-        self._first(exchange, seconds)
-        self._second(exchange, seconds)
+        for record in self._record:
+            record(exchange, seconds)
 
 
 def make_recorder(
@@ -40,4 +39,4 @@ def make_recorder(
     takes) still counts, and has its spans.
     """
     present: list[Recorder] = [each for each in (counters, tracer, access_log) if each is not None]
-    return reduce(Both, present) if present else None
+    return All(present) if len(present) > 1 else next(iter(present), None)
