@@ -286,9 +286,11 @@ def test_what_is_kept_of_pieces_mixes_nothing_up_and_is_bounded():
             )
         else:
             encoder.spans(*each, OFFSET)
+        encoder.spans(*finished(host=b"%d" % number * 300, cause=f"{number}" * 1000), OFFSET)
     kept = [encoder._groups, encoder._clients, encoder._urls, encoder._agents]
     assert all(len(each) <= 4096 for each in kept)
     assert max(len(value) for each in kept for value in each.values()) < 1000
+    assert max(len(str(key)) for each in kept for key in each) <= 1024
 
 
 def test_routes_may_change():

@@ -19,7 +19,7 @@ from gatewright.telemetry.secrets import redact_query
 from gatewright.telemetry.tracing import AttemptNote, PhaseNote, RecordedTrace
 
 _KEPT = 4096  # encoded pieces of each kind
-_SHORT = 256  # characters; longer texts are not kept
+_SHORT = 256  # characters; of longer texts nothing is kept
 _LONGEST = 1024  # characters of a path, a query or a user agent that are told
 _MAX_PHASES = 64  # whose plugins' time is told: one that calls again and again has no end of them
 _NANO = 1_000_000_000
@@ -77,9 +77,9 @@ def _attributes(values: Mapping[str, Value | None]) -> bytes:
 class _Kept(dict[object, bytes]):
     """Encoded pieces by what they are made of; as many as _KEPT."""
 
-    def keep(self, key: object, piece: bytes, size: int = 0) -> bytes:
-        """Keep `piece`, unless its texts have more than _SHORT characters; return it."""
-        if size <= _SHORT:
+    def keep(self, key: object, piece: bytes, size: int, longest: int = _SHORT) -> bytes:
+        """Keep `piece`, unless its texts have more than `longest` characters, by `size`; return it."""
+        if size <= longest:
             if len(self) >= _KEPT:
                 self.clear()
             self[key] = piece
@@ -164,8 +164,8 @@ class Encoder:
         client = (exchange.client_ip, peer.address, peer.port)
         url = (path, query)
         pieces += (
-            self._groups.get(group) or self._groups.keep(group, self._group(exchange)),
-            self._clients.get(client) or self._clients.keep(client, _client(*client)),
+            self._groups.get(group) or self._groups.keep(group, self._group(exchange), len(str(group)), _LONGEST),
+            self._clients.get(client) or self._clients.keep(client, _client(*client), len(client[0])),
             self._urls.get(url) or self._urls.keep(url, _url(path, query), len(path) + len(query or "")),
         )
         for field in request.headers.fields:
@@ -206,7 +206,10 @@ class Encoder:
         request, url = exchange.request, attempt.target.url
         group = (request.method, url, status, number, attempt.error, attempt.cause)
         pieces.append(
-            self._groups.get(group) or self._groups.keep(group, _attempt_group(request.method, attempt, number, status))
+            self._groups.get(group)
+            or self._groups.keep(
+                group, _attempt_group(request.method, attempt, number, status), len(str(group)), _LONGEST
+            )
         )
         if not attempt.target.port:  # an application in this process
             return
@@ -245,7 +248,9 @@ class Encoder:
 
 def _event(phase: str, hook: object) -> _Event:
     """Return a plugin's event, but for its time and its duration."""
-    owner = getattr(hook, "__self__", None) or getattr(hook, "plugin", None)
+    owner = getattr(hook, "__self__", None)
+    if owner is None:
+        owner = getattr(hook, "plugin", None)
     values: dict[str, Value] = {
         "gatewright.plugin.name": str(getattr(owner, "name", "")),
         "gatewright.plugin.phase": phase,
