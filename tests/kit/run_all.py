@@ -6,6 +6,7 @@ Every port is a free one. What the script must do is the affair of the tests in 
 
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -74,6 +75,8 @@ class Demo:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background SIGINT is ignored, and a shell cannot trap what was ignored before it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it takes no locks
         )
 
     @property
