@@ -62,6 +62,18 @@ class Broken(Wire):
         raise RuntimeError("no")
 
 
+class Time:
+    now = 5.0
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch):
+    """The time by which what waits is sent along, moved by hand."""
+    moved = Time()
+    monkeypatch.setattr(late, "monotonic", lambda: moved.now)
+    return moved
+
+
 @pytest.fixture
 def said():
     return []
@@ -147,16 +159,12 @@ def test_no_more_than_some_wait(said, turns, wires):
     assert said[:32] + said[33:] == [f"{number}!" for number in range(40)]
 
 
-def test_nothing_waits_long_in_a_turn_that_takes_long(said, turns, wires, monkeypatch):
-    now = 5.0
-    monkeypatch.setattr(late, "monotonic", lambda: now)
-
+def test_nothing_waits_long_in_a_turn_that_takes_long(said, turns, wires, time):
     def turn():
-        nonlocal now
         wires("a").write_later(b"1")
-        now += 0.0005
+        time.now += 0.0005
         wires("b").write_later(b"2")
-        now += 0.0006  # a slow plugin
+        time.now += 0.0006  # a slow plugin
         wires("c").write_later(b"3")
         wires("d").write_later(b"4")
 
@@ -210,36 +218,36 @@ class Owner:
         pass
 
 
+def asked(said):
+    """A connection to a target on which a request is on its way, and who made it."""
+    user, clock = User(), SystemClock()
+    connection = TargetConnection(Owner(), clock, Timers(clock))
+    connection.connection_made(Wire(said))
+    connection.request(user, "POST", b"head", b"", False, clock.now(), 9.0, 9.0)
+    return connection, user
+
+
 @pytest.mark.parametrize(("turn_is_over", "retry"), [(False, Retry.SAFE), (True, Retry.IDEMPOTENT)])
 def test_a_target_that_closes_before_the_turns_end_has_seen_nothing(said, turn_is_over, retry):
-    user = User()
-
     async def main():
-        clock = SystemClock()
-        connection = TargetConnection(Owner(), clock, Timers(clock))
-        connection.connection_made(Wire(said))
-        connection.request(user, "POST", b"head", b"", False, clock.now(), 9.0, 9.0)
+        connection, user = asked(said)
         if turn_is_over:
             await turn_over()
         connection.eof_received()
+        assert user.error.retry is retry
 
     asyncio.run(main())
-    assert user.error.retry is retry
     assert said == ["head"] * turn_is_over + ["aborted"]
 
 
 def test_what_a_target_says_before_it_was_asked_is_no_answer(said):
-    user = User()
-
     async def main():
-        clock = SystemClock()
-        connection = TargetConnection(Owner(), clock, Timers(clock))
-        connection.connection_made(Wire(said))
-        connection.request(user, "POST", b"head", b"", False, clock.now(), 9.0, 9.0)
+        connection, user = asked(said)
         connection.data_received(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        assert user.error.retry is Retry.SAFE
 
     asyncio.run(main())
-    assert (user.error.retry, said) == (Retry.SAFE, ["aborted"])
+    assert said == ["aborted"]
 
 
 # A client that does not read

@@ -136,9 +136,7 @@ class Encoder:
         self._describe(exchange, trace, pieces)
         if trace.phases:
             self._tell_hooks(trace.phases, offset, pieces)
-        span = b"".join(pieces)
-        size = len(span)
-        spans = [_SPAN, _LENGTHS[size] if size < 2048 else _varint(size), span]
+        spans = [_field(_SPAN, b"".join(pieces))]
         for number, attempt in enumerate(trace.attempts):
             ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{attempt.span_id}{_PARENT}{span_id}"
             start = begun if attempt.started == exchange.started else int(attempt.started * _NANO) + offset
@@ -148,9 +146,7 @@ class Encoder:
             times = _TIMES(_START, start, _END, over if end is None else int(end * _NANO) + offset, _FLAGS, local)
             pieces = [bytes.fromhex(ids), state, times]
             self._describe_attempt(exchange, attempt, number, status, pieces)
-            span = b"".join(pieces)
-            size = len(span)
-            spans += (_SPAN, _LENGTHS[size] if size < 2048 else _varint(size), span)
+            spans.append(_field(_SPAN, b"".join(pieces)))
         return b"".join(spans)
 
     def _describe(self, exchange: Exchange, trace: RecordedTrace, pieces: list[bytes]) -> None:

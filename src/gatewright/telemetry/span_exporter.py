@@ -98,8 +98,7 @@ class SpanExporter:
         self._full = 0  # spans that never came into the queue; counted on the event loop
         self._lost = 0  # spans that the collector did not take; counted in the thread
         self._wake = threading.Event()
-        self._closing = threading.Event()  # for the thread; the event loop looks at `_closed`
-        self._closed = False
+        self._closing = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="gatewright-spans", daemon=True)
@@ -115,7 +114,7 @@ class SpanExporter:
         with self._lock:
             batch = self._filling
             count = 1 + len(trace.attempts)
-            if batch.exchanges + BATCH * len(self._waiting) >= QUEUE or self._closed:
+            if batch.exchanges + BATCH * len(self._waiting) >= QUEUE or self._closing.is_set():
                 self._full += count
                 return
             if not batch.exchanges:
@@ -140,7 +139,6 @@ class SpanExporter:
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what waits, once, and end; blocks for `timeout` seconds at most."""
-        self._closed = True
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
