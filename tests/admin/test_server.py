@@ -48,7 +48,7 @@ def serve(test: Callable[[AdminServer, App, int], Coroutine[Any, Any, None]]) ->
         app = App()
         sock = socket.create_server(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        server = AdminServer(app, sock)
+        server = AdminServer(app, [sock])
         await server.start()
         try:
             await test(server, app, port)
@@ -97,6 +97,25 @@ def test_when_start_returns_it_serves_and_when_stop_returns_it_does_not() -> Non
             await talk(port, REQUEST)
 
     serve(test)
+
+
+def test_it_serves_all_addresses_that_it_is_given() -> None:
+    async def test() -> None:
+        sockets = [socket.create_server((host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
+        places = [sock.getsockname() for sock in sockets]
+        server = AdminServer(App(), sockets)
+        await server.start()
+        for host, port in places:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(REQUEST)
+            assert await answered(reader) == b"200 ok"
+            writer.close()
+        await server.stop(1)
+        for host, port in places:
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(host, port)
+
+    asyncio.run(test())
 
 
 def test_it_leaves_signals_and_logs_alone() -> None:
@@ -171,7 +190,7 @@ def test_stop_without_start_closes_the_socket() -> None:
     sock = socket.create_server(("127.0.0.1", 0))
 
     async def run() -> None:
-        await AdminServer(App(), sock).stop()
+        await AdminServer(App(), [sock]).stop()
 
     asyncio.run(run())
     assert sock.fileno() == -1
@@ -181,7 +200,7 @@ def test_what_keeps_it_from_starting_is_raised() -> None:
     async def run() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.close()
-        server = AdminServer(App(), sock)
+        server = AdminServer(App(), [sock])
         with pytest.raises(OSError, match="Bad file descriptor"):
             await server.start()
 

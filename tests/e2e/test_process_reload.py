@@ -66,6 +66,13 @@ def test_200_reloads_under_load_lose_nothing_and_leak_nothing(run, load, fast, t
         assert gateway.end() == 0
 
 
+def listening_sockets(port):
+    """The sockets of this machine that listen at a port of IPv4."""
+    with open("/proc/net/tcp") as file:
+        rows = [line.split() for line in file.readlines()[1:]]
+    return [row for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
+
+
 BAD = {
     "no YAML": ("services: [", "not valid YAML"),
     "an unknown key": ("servces: {}\n", "servces"),
@@ -136,6 +143,16 @@ def test_files_that_change_are_seen(run, fast, tmp_path):
         assert dict(get(gateway.port, "/").headers)["x-tag"] == "three"
 
 
+def test_a_reload_tells_whether_there_was_anything_new(run, fast, tmp_path):
+    (tmp_path / "tagger.py").write_text(TAGGER.format(tag="one"))
+    gateway = run('plugins: [{use: "./tagger.py:Tagger"}]\n' + CONFIG.format(workers=1, url=fast)).ready()
+    assert gateway.reload()[1]["changed"] is False
+    (tmp_path / "tagger.py").write_text(TAGGER.format(tag="another"))
+    assert gateway.reload()[1]["changed"] is True
+    assert dict(get(gateway.port, "/").headers)["x-tag"] == "another"
+    assert gateway.reload()[1]["changed"] is False
+
+
 def test_listeners_come_go_and_stay(run, fast, tmp_path):
     authority = trustme.CA()
     certificates = [authority.issue_cert("localhost") for _ in range(2)]
@@ -184,9 +201,39 @@ def test_the_number_of_workers_changes_without_a_lost_request(run, load, fast):
         gateway.until(lambda workers=workers: len(gateway.workers()) == workers, f"{workers} workers")
         for number in range(20):
             assert get(gateway.port, f"/n{number}").status == 200
+        assert len(listening_sockets(gateway.port)) >= workers  # one for each
     account = steady.end()
     assert account["failures"] == {}
     assert account["good"] == account["sent"]
+    assert gateway.end() == 0
+
+
+def test_a_listener_moves_to_an_address_that_overlaps(run, load, fast):
+    """From 127.0.0.1 to 0.0.0.0, to a name and back: for who connects to 127.0.0.1 nothing happens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def config(host):
+        return f'listeners: [{{bind: "{host}:{port}"}}]\n' + CONFIG.format(workers=2, url=fast)
+
+    gateway = run(config("127.0.0.1")).ready()
+    steady = load(port, rate=500, connections=16)
+    for host in ("0.0.0.0", "localhost", "127.0.0.1", "0.0.0.0"):
+        gateway.write(config(host))
+        status, answer = gateway.reload()
+        assert status == 200, answer
+        for number in range(20):
+            assert get(port, f"/n{number}").status == 200
+    account = steady.end()
+    assert account["failures"] == {}
+    assert account["good"] == account["sent"]
+    twice = ", ".join(f'{{bind: "{host}:{port}"}}' for host in ("127.0.0.1", "localhost"))
+    gateway.write(f"listeners: [{twice}]\n" + CONFIG.format(workers=2, url=fast))
+    status, answer = gateway.reload()
+    assert status == 422
+    assert [error["path"] for error in answer["errors"]] == ["listeners[1].bind"]
+    assert "listeners[0] has that address as well" in answer["errors"][0]["message"]
+    assert get(port).status == 200
     assert gateway.end() == 0
 
 

@@ -100,6 +100,17 @@ def test_a_worker_that_is_blocked_by_a_plugin_does_not_outlive_the_supervisor(ru
     gateway.until(lambda: not is_alive(pid), "the worker's end")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a stopped process that its parent is gone")
+def test_a_worker_that_is_stopped_does_not_outlive_the_supervisor(run, fast):
+    gateway = run(CONFIG.format(workers=2, grace="1s", url=fast)).ready()
+    workers = gateway.workers()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    gateway.tell(signal.SIGKILL)
+    gateway.process.wait(TIMEOUT)
+    gateway.until(lambda: not any(map(is_alive, workers)), "the workers' end")
+
+
 def test_sigterm_to_one_worker_drains_it_and_another_takes_its_place(run, fast, load):
     gateway = run(CONFIG.format(workers=2, grace="5s", url=fast)).ready()
     steady = load(gateway.port, rate=300, connections=8)

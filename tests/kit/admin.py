@@ -217,7 +217,7 @@ def run_admin(operations: FakeOperations, token: str = "") -> Iterator[RunningAd
 
     async def serve() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
-        server = AdminServer(make_app(operations, access), sock)
+        server = AdminServer(make_app(operations, access), [sock])
         await server.start()
         over.append(asyncio.Event())
         running.append(RunningAdmin(operations, access, server))

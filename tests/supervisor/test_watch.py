@@ -1,10 +1,13 @@
 """The file watch: tells of changes once they have come to rest."""
 
 import os
+import time
 
 import pytest
 
 from gatewright.supervisor.watch import Watch
+
+LATER = time.time() + 1e6  # whoever reads the files, does it after all that is done to them here
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def file(tmp_path):
 @pytest.fixture
 def watch(file):
     watch = Watch()
-    watch.set([file])
+    watch.set([file], LATER)
     return watch
 
 
@@ -53,7 +56,7 @@ def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path):
         (tmp_path / name / "g.yaml").write_text(name)
     (tmp_path / "data").symlink_to("v1")
     watch = Watch()
-    watch.set([tmp_path / "data" / "g.yaml"])
+    watch.set([tmp_path / "data" / "g.yaml"], LATER)
     (tmp_path / "new").symlink_to("v2")
     os.replace(tmp_path / "new", tmp_path / "data")
     assert [watch.look(), watch.look()] == [False, True]
@@ -68,7 +71,7 @@ def test_coming_and_going_are_changes(watch, file):
 
 def test_what_is_watched_anew_goes_on_from_what_was_seen(watch, file, tmp_path):
     file.write_text("a: 333\n")
-    watch.set([file, tmp_path / "more"])
+    watch.set([file, tmp_path / "more"], LATER)
     assert [watch.look(), watch.look()] == [False, True]
 
 
@@ -76,3 +79,14 @@ def test_what_was_accepted_is_no_change(watch, file):
     file.write_text("a: 333\n")
     watch.accept()
     assert [watch.look(), watch.look()] == [False, False]
+
+
+def test_a_change_between_the_reading_and_the_watching_is_one(file):
+    """Whoever read it may have seen what it held before."""
+    os.utime(file, (1000, 1000))
+    watch = Watch()
+    watch.set([file], 999)
+    assert [watch.look() for _ in range(3)] == [False, True, False]
+    watch = Watch()
+    watch.set([file], 1001)
+    assert [watch.look() for _ in range(3)] == [False, False, False]

@@ -29,7 +29,7 @@ class AppliedView(View):
     """What came of a change."""
 
     version: str = Field(description="Entity tag of the configuration that runs now")
-    changed: bool = Field(description="false: it ran already")
+    changed: bool = Field(description="false: it ran already, made from the same files")
 
 
 class ValidView(View):

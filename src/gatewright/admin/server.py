@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,8 +28,8 @@ _log = logging.getLogger("gatewright.admin")
 class AdminServer:
     """One server of one ASGI application."""
 
-    def __init__(self, app: ASGIApp, sock: socket.socket) -> None:
-        """`sock` is bound, and closed when the server stops."""
+    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
+        """`sockets` are bound, and closed when the server stops."""
         # What it logs (malformed requests, failures that the guard has logged already) helps nobody.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
@@ -44,19 +44,19 @@ class AdminServer:
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEPALIVE_SECONDS,
         )
-        self._socket = sock
+        self._sockets = list(sockets)
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """Where it serves."""
-        host, port = self._socket.getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def start(self) -> None:
         """Return when requests are served. Raises what kept uvicorn from it."""
-        self._serving = spawn(self._server.serve([self._socket]))
+        self._serving = spawn(self._server.serve(self._sockets))
         started = spawn(self._server.begun.wait())
         await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
@@ -66,7 +66,8 @@ class AdminServer:
     async def stop(self, seconds: float = 2.0) -> None:
         """Stop accepting, give requests under way `seconds`, then close whatever is still open."""
         if self._serving is None:
-            self._socket.close()
+            for sock in self._sockets:
+                sock.close()
             return
         state = self._server.server_state
         self._server.should_exit = True

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,16 @@ from typing import Literal
 import msgspec
 
 from gatewright.control.errors import At, ConfigError, Problem
-from gatewright.control.fields import Address
 from gatewright.control.loader import Loaded, load
 from gatewright.control.models import GatewayConfig
 from gatewright.control.process_models import MAX_WORKERS
 from gatewright.core.cpus import usable_cpus
+from gatewright.supervisor.addresses import Addresses, close_all, open_addresses
 from gatewright.supervisor.crew import Crew, Plan, StartFailed
 from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare
 from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
-from gatewright.supervisor.sockets import Listening, inherited_sockets, open_address
+from gatewright.supervisor.sockets import Listening, inherited_sockets
+from gatewright.supervisor.watch import Signature, signature
 from gatewright.telemetry.secrets import names_secret
 
 _log = logging.getLogger("gatewright.supervisor")
@@ -52,18 +53,6 @@ class VersionChanged(Exception):
     """Another configuration runs than the one that was to be replaced."""
 
 
-@dataclass(slots=True)
-class _Addresses:
-    """The sockets that a configuration needs, by address; `opened` are those that were opened for it."""
-
-    listeners: dict[str, Listening] = field(default_factory=dict)
-    admin: dict[str, Listening] = field(default_factory=dict)  # one at the most
-    opened: list[Listening] = field(default_factory=list)
-
-    def all(self) -> list[Listening]:
-        return [*self.listeners.values(), *self.admin.values()]
-
-
 class Configurations:
     """Holds the configuration that runs, and replaces it."""
 
@@ -75,9 +64,10 @@ class Configurations:
         self._environ = os.environ if environ is None else environ
         self._loaded: Loaded | None = None
         self._tried: tuple[Path, ...] = ()  # files of the last attempt: what was wrong may be put right in one of them
-        self._addresses = _Addresses()
+        self._addresses = Addresses()
         self._inherited = inherited_sockets()
         self._read = self._digest()  # what the file held when it was last read or written here
+        self._made_from: dict[Path, Signature | None] = {}
         self._number = 0
         self._lock = asyncio.Lock()
         self.succeeded = 0
@@ -135,11 +125,13 @@ class Configurations:
         addresses = self._open(loaded)
         plan = self._plan(loaded, addresses)
         try:
+            addresses.listen()
             await self._crew.start(plan)
         except StartFailed:
-            _close(addresses.opened)
+            addresses.give_up_opened()
             raise
         self._loaded, self._addresses = loaded, addresses
+        self._made_from = self._signatures()
         self._note(Outcome(datetime.now(UTC), "start", plan.version, True))
 
     async def reload(
@@ -157,12 +149,15 @@ class Configurations:
             loaded = await asyncio.to_thread(self.load, text)
             self._tried = loaded.files
             errors = loaded.errors or await self._change(loaded, text if save else None)
+            made_from = self._made_from
             if not errors:
+                self._made_from = self._signatures()
                 self.source = "file" if text is None else "api"
                 self.saved = save or text is None
                 if self.saved:
                     self._read = self._digest()
-            outcome = Outcome(datetime.now(UTC), trigger, self.version, self.version != before, errors)
+            changed = self.version != before or self._made_from != made_from
+            outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors)
             self._note(outcome)
             return outcome
 
@@ -182,18 +177,21 @@ class Configurations:
 
         `save` is the text to write to the file between the two.
         """
-        addresses = _Addresses()
+        addresses = Addresses()
         workers = self._crew.ready
         try:
             addresses = self._open(loaded)
             plan = self._plan(loaded, addresses)
             if not workers and save is None:
+                addresses.listen()
                 await self._crew.start_anew(plan)
                 errors = []
             else:
                 errors = await self._try(loaded, workers)
-                if save is not None and not errors:
-                    self._save(save)
+                if not errors:
+                    addresses.listen()
+                    if save is not None:
+                        self._save(save)
         except StartFailed as error:
             errors = self.errors_of(loaded, error.faults, error.text)
         except Exception as error:  # a defect, or what no message holds
@@ -203,14 +201,14 @@ class Configurations:
             errors = self.errors_of(loaded, [], "the gateway is shutting down")
         if errors:
             self._abort(workers)
-            _close(addresses.opened)
+            addresses.give_up_opened()
             return errors
         if workers:
             self._crew.adopt(plan, workers)
             staying = [worker for worker in workers if worker.state is State.READY]
             await asyncio.gather(*(self._commit(worker, plan) for worker in staying))
         wanted = addresses.all()
-        _close(listening for listening in self._addresses.all() if listening not in wanted)
+        close_all(listening for listening in self._addresses.all() if listening not in wanted)
         self._loaded, self._addresses = loaded, addresses
         return []
 
@@ -252,39 +250,19 @@ class Configurations:
 
     # Parts
 
-    def _open(self, loaded: Loaded) -> _Addresses:
-        """Return the sockets for each address of `loaded`, new ones where there are none yet. Raises StartFailed."""
-        config = loaded.config
-        assert config is not None
-        addresses, known = _Addresses(), self._addresses
-        wanted: list[tuple[dict[str, Listening], dict[str, Listening], Address, list[str | int], int]] = [
-            (known.listeners, addresses.listeners, listener.bind, ["listeners", index, "bind"], _workers(config))
-            for index, listener in enumerate(config.listeners)
-        ]
-        if config.admin is not None:
-            wanted.append((known.admin, addresses.admin, config.admin.bind, ["admin", "bind"], 1))
-        for before, now, bind, path, count in wanted:
-            key = str(bind)
-            while key in now:  # port 0 may stand there twice
-                key += "+"
-            if key in before:
-                now[key] = before[key]
-                continue
-            try:
-                now[key] = open_address(bind, count, self._inherited)
-            except OSError as error:
-                _close(addresses.opened)
-                reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
-                hint = "; `admin: false` turns the admin API off" if path[0] == "admin" else ""
-                raise StartFailed([Fault(path, f"cannot listen on {bind}: {reason}{hint}")]) from error
-            addresses.opened.append(now[key])
-        return addresses
+    def _open(self, loaded: Loaded) -> Addresses:
+        assert loaded.config is not None
+        return open_addresses(loaded.config, _workers(loaded.config), self._addresses, self._inherited)
 
-    def _plan(self, loaded: Loaded, addresses: _Addresses) -> Plan:
+    def _plan(self, loaded: Loaded, addresses: Addresses) -> Plan:
         assert loaded.config is not None
         version = hashlib.sha256(msgspec.json.encode(loaded.data, order="sorted")).hexdigest()[:16]
         workers = _workers(loaded.config)
         return Plan(loaded.data, str(loaded.base_dir), version, list(addresses.listeners.values()), workers)
+
+    def _signatures(self) -> dict[Path, Signature | None]:
+        """Return what tells the files' present content, where the version does not: code, certificates."""
+        return {path: signature(path) for path in self.files if path != self.path}
 
     def _digest(self) -> bytes:
         """Return what tells the file's present content from any other; b"" when it cannot be read."""
@@ -338,16 +316,11 @@ class Configurations:
 
     def close_listeners(self) -> None:
         """Give up the addresses that clients connect to."""
-        _close(self._addresses.listeners.values())
+        close_all(self._addresses.listeners.values())
 
     def close(self) -> None:
         """Give all addresses up."""
-        _close(self._addresses.all())
-
-
-def _close(listeners: Iterable[Listening]) -> None:
-    for listening in listeners:
-        listening.close()
+        close_all(self._addresses.all())
 
 
 def _workers(config: GatewayConfig) -> int:

@@ -44,7 +44,8 @@ class AdminServing:
             from gatewright.admin.server import AdminServer
 
             self._access = Access(config.token, config.bind.host)
-            self._server = AdminServer(make_app(self._operations, self._access), listening.share(0, 1)[0].dup())
+            sockets = [sock.dup() for sock in listening.share(0, 1)]
+            self._server = AdminServer(make_app(self._operations, self._access), sockets)
             await self._server.start()
         if former is not None:
             background(former.stop())

@@ -2,84 +2,141 @@
 its queue; workers serve duplicates.
 
 An address has one socket for each worker (SO_REUSEPORT: the kernel spreads connections), or those that systemd has
-opened. With more workers than sockets, some share one. Sockets are never closed while the address is wanted, and never
-taken from a worker: one whose worker is gone goes to another as well.
+opened, which workers share. Sockets are never closed while the address is wanted, and never taken from a worker: one
+whose worker is gone goes to another as well. Before anybody will serve a socket it is bound and does not listen: the
+kernel would give it connections.
 """
 
+import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from gatewright.control.fields import Address
 
 _BACKLOG = 2048
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
+_ANY = ("0.0.0.0", "::")
+
+
+class Place(NamedTuple):
+    """What a socket is bound to. Two that have a host in common are spread by the kernel to the more specific one."""
+
+    family: int
+    host: str
+    port: int
+
+    def overlaps(self, other: "Place") -> bool:
+        """Tell whether both cannot be bound unless both allow it."""
+        if (self.family, self.port) != (other.family, other.port):
+            return False
+        return self.host == other.host or self.host in _ANY or other.host in _ANY
 
 
 class Listening:
     """One listener's sockets: for each address that its name stands for, a group of them."""
 
-    def __init__(self, groups: list[list[socket.socket]]) -> None:
+    def __init__(self, groups: list[list[socket.socket]], inherited: list[socket.socket] | None = None) -> None:
+        """`inherited`: there can be no more of them, and they go into that list when the address is given up: who has
+        opened them still has them, and keeps anybody from opening them anew.
+        """
         self._groups = groups
+        self._inherited = inherited
+        self._shared = 1  # of each group so many have been given to workers, or listen
 
     @property
     def place(self) -> str:
         """host:port as text, with the port that the system chose."""
-        host, port = self._groups[0][0].getsockname()[:2]
+        _, host, port = self.places[0]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def places(self) -> list[Place]:
+        """What it is bound to."""
+        return [Place(group[0].family, *group[0].getsockname()[:2]) for group in self._groups]
+
+    def listen(self) -> None:
+        """Have connections come. Raises OSError."""
+        for group in self._groups:
+            for sock in group:
+                sock.listen(_BACKLOG)
+            self._shared = max(self._shared, len(group))
+
+    def grow(self, workers: int) -> None:
+        """Have a socket for each of so many workers, if that can be had; else some share one. Who is given a new one
+        has it listen.
+        """
+        if self._inherited is not None:
+            return
+        for group in self._groups:
+            with contextlib.suppress(OSError):
+                while len(group) < workers:
+                    group.append(_bind(group[0].family, group[0].getsockname()))
 
     def share(self, index: int, workers: int) -> list[socket.socket]:
         """Return the sockets that worker `index` of so many serves."""
+        self._shared = max(self._shared, workers)
         shared: list[socket.socket] = []
         for group in self._groups:
-            mine = [sock for place, sock in enumerate(group) if place % workers == index]
-            shared += mine or [group[index % len(group)]]
+            used = group if self._inherited is not None else group[: self._shared]
+            mine = [sock for place, sock in enumerate(used) if place % workers == index]
+            shared += mine or [used[index % len(used)]]
         return shared
 
     def close(self) -> None:
         """Give the address up."""
         for group in self._groups:
+            if self._inherited is not None:
+                self._inherited.extend(group)
+                continue
             for sock in group:
                 sock.close()
 
 
-def open_address(bind: Address, workers: int, inherited: list[socket.socket]) -> Listening:
-    """Listen on `bind`, or take those of `inherited` that do (and out of that list). Raises OSError."""
+def open_address(
+    bind: Address, workers: int, inherited: list[socket.socket], ours: Collection[Place] = ()
+) -> Listening:
+    """Bind to `bind`, or take those of `inherited` that listen there (and out of that list). Raises OSError, also where
+    another socket is bound that is not of `ours`.
+    """
     found = socket.getaddrinfo(bind.host or None, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     places = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     taken = [sock for sock in inherited if any(_serves(sock, family, address) for family, address in places)]
     if taken:
         for sock in taken:
             inherited.remove(sock)
-        return Listening([taken])
+        return Listening([taken], inherited)
     groups: list[list[socket.socket]] = []
     try:
-        for family, place in places:
-            if place[1]:
-                _refuse_if_taken(family, place)
-            group = [_listen(family, place)]
-            groups.append(group)
-            group += [_listen(family, group[0].getsockname()) for _ in range(workers - 1)]
+        for family, address in places:
+            if groups and not bind.port:  # one port for all that a name stands for
+                address = (address[0], groups[0][0].getsockname()[1], *address[2:])
+            place = Place(family, str(address[0]), int(address[1]))
+            if place.port and not any(place.overlaps(other) for other in ours):
+                _refuse_if_taken(family, address)
+            groups.append([_bind(family, address)])
     except OSError:
         Listening(groups).close()
         raise
-    return Listening(groups)
+    listening = Listening(groups)
+    listening.grow(workers)
+    return listening
 
 
-def _refuse_if_taken(family: int, place: tuple[object, ...]) -> None:
+def _refuse_if_taken(family: int, address: tuple[object, ...]) -> None:
     """Raise OSError when somebody listens there: with SO_REUSEPORT alone two gateways would share the connections."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         _set_up(probe)
-        probe.bind(place)
+        probe.bind(address)
 
 
-def _listen(family: int, place: tuple[object, ...]) -> socket.socket:
+def _bind(family: int, address: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         _set_up(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(place)
-        sock.listen(_BACKLOG)
+        sock.bind(address)
         sock.setblocking(False)
     except OSError:
         sock.close()

@@ -66,7 +66,7 @@ class Supervisor:
         self._announce = announce
         self._own_log = own_log
         self._watch = Watch()
-        self._watch.set([path])
+        self._watch.set([path], time.time())
         self._notifier = Notifier()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._asked = False  # by SIGHUP, for a reload that has not begun
@@ -115,7 +115,7 @@ class Supervisor:
         return True
 
     async def _start(self) -> None:
-        configurations = self.configurations
+        configurations, began = self.configurations, time.time()
         try:
             _, loaded = await asyncio.gather(self.crew.take_first(self._first), asyncio.to_thread(configurations.load))
         except WorkerLost as error:
@@ -135,7 +135,7 @@ class Supervisor:
         # Only now: what the admin API needs takes as long to import as a worker to start, and clients come first.
         if configurations.admin is not None:
             await self._admin.load()
-        await self._settle()
+        await self._settle(began)
         if configurations.admin is not None:
             self._announce(f"admin API on http://{configurations.admin.place}")
         background(self._tell_ready())
@@ -185,26 +185,27 @@ class Supervisor:
 
     async def _reload(self, trigger: Trigger, text: str | None, expected: str | None, save: bool) -> Outcome:
         self._notifier.reloading()
+        began = time.time()
         if text is None:
             self._watch.accept()
         try:
             outcome = await self.configurations.reload(trigger, text, expected, save)
             if save:
                 self._watch.accept()
-            await self._settle()
+            await self._settle(began)
         finally:
             if self.phase is Phase.READY:
                 self._notifier.ready()
         return outcome
 
-    async def _settle(self) -> None:
-        """Follow the configuration with what is not the workers' part of it."""
+    async def _settle(self, began: float) -> None:
+        """Follow the configuration, whose files were read since `began`, with what is not the workers' part of it."""
         configurations = self.configurations
         config = configurations.config
         use_own_log(self._own_log, config)
         self.tracking.update(config)
         self.crew.forget_targets(self.tracking.names(config), config.services)
-        self._watch.set(configurations.files)
+        self._watch.set(configurations.files, began)
         await self._admin.serve(configurations.config.admin, configurations.admin)
         if self._known_as_ready and self.phase is Phase.READY:
             self._register()

@@ -10,31 +10,35 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-_Signature = tuple[int, int, int, int]
+Signature = tuple[int, int, int, int]
 INTERVAL = 0.5
+_TICK = 0.02  # by which a file system's time of a write may be behind the clock
 
 
 class Watch:
     """Watches files; ones that do not exist are watched for their coming."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, _Signature | None] = {}
+        self._seen: dict[Path, Signature | None] = {}
         self._changed = False
 
-    def set(self, files: Iterable[Path]) -> None:
-        """Watch these files from now on. Ones that are watched already go on from what was seen of them."""
-        self._seen = {path: self._seen[path] if path in self._seen else _signature(path) for path in files}
+    def set(self, files: Iterable[Path], read: float) -> None:
+        """Watch these files from now on. Ones that are watched already go on from what was seen of them; of others, which
+        somebody has read since `read` (seconds of the wall clock), a later change may have been missed: it is one now.
+        """
+        last = int((read - _TICK) * 1e9)
+        self._seen = {path: self._seen[path] if path in self._seen else _before(path, last) for path in files}
 
     def accept(self) -> None:
         """Take all files as they are now: somebody is about to read them, or has written one."""
-        self._seen = {path: _signature(path) for path in self._seen}
+        self._seen = {path: signature(path) for path in self._seen}
         self._changed = False
 
     def look(self) -> bool:
         """Look at each file; return True once they have changed and are the same as at the look before."""
         moved = False
         for path, before in self._seen.items():
-            now = _signature(path)
+            now = signature(path)
             if now != before:
                 self._seen[path] = now
                 moved = True
@@ -47,7 +51,13 @@ class Watch:
             await asyncio.sleep(INTERVAL)
 
 
-def _signature(path: Path) -> _Signature | None:
+def _before(path: Path, last: int) -> Signature | None:
+    found = signature(path)
+    return found if found is None or found[0] < last else None
+
+
+def signature(path: Path) -> Signature | None:
+    """Return what tells a file's content from any other that it has had; None: there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
