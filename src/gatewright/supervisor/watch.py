@@ -23,8 +23,9 @@ class Watch:
         self._changed = False
 
     def set(self, files: Iterable[Path], read: float) -> None:
-        """Watch these files from now on. Ones that are watched already go on from what was seen of them; of others, which
-        somebody has read since `read` (seconds of the wall clock), a later change may have been missed: it is one now.
+        """Watch these files from now on. Ones that are watched already go on from what was seen of them; of others,
+        which somebody has read since `read` (seconds of the wall clock), a later change may have been missed: it is
+        one now.
         """
         last = int((read - _TICK) * 1e9)
         self._seen = {path: self._seen[path] if path in self._seen else _before(path, last) for path in files}

@@ -323,8 +323,8 @@ def _end_with(sock: socket.socket) -> None:
 
 
 def _go_on_when_orphaned() -> None:
-    """Have the system wake this process, if it is stopped (SIGSTOP, a debugger), when the supervisor dies: only one that
-    runs can end itself. prctl(2), PR_SET_PDEATHSIG.
+    """Have the system wake this process, if it is stopped (SIGSTOP, a debugger), when the supervisor dies: only one
+    that runs can end itself. prctl(2), PR_SET_PDEATHSIG.
     """
     if sys.platform != "linux":
         return
