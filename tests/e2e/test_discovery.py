@@ -244,3 +244,33 @@ def test_a_restart_serves_although_consul_is_dead(process, target, consul, tmp_p
     assert running.admin("GET", "/readyz")[0] == 200
     running.wait_for("gives no instances, the 1 known ones stay")
     assert json.loads(next((tmp_path / "state").glob("*.json")).read_text())["what"] == "Consul service web"
+
+
+def test_a_drained_target_that_goes_and_comes_back_is_drained_still(process, target, consul, tmp_path):
+    """Whatever happens meanwhile: another worker, a reload, another question to Consul."""
+    a, b = target(answer_all(reply(200, b"a"))), target(answer_all(reply(200, b"b")))
+    both = [entry(a.port), entry(b.port)]
+    consul.say(both, 1)
+    running = process(config(consul, tmp_path) + "workers: 1\n")
+    running.until(lambda: {get(running.port).body for _ in range(10)} == {b"a", b"b"})
+
+    def states() -> list[str]:
+        return sorted(view["state"] for view in running.admin("GET", "/targets")[1])
+
+    assert running.admin("PATCH", f"/services/s/targets/127.0.0.1:{a.port}", {"draining": True})[0] == 200
+    consul.say([entry(b.port)], 2)
+    running.until(lambda: states() == ["up"])
+    assert running.reload()[0] == 200
+    (pid,) = running.workers()
+    os.kill(pid, signal.SIGKILL)
+    running.until(lambda: not is_alive(pid) and len(running.workers()) == 1)
+    consul.say(both, 3)
+    running.until(lambda: states() == ["draining", "up"])
+    assert {get(running.port).body for _ in range(10)} == {b"b"}
+    running.write(config(consul, tmp_path, discover=", tags: [v1]") + "workers: 1\n")
+    assert running.reload()[0] == 200
+    for _ in range(2):  # the first may go to the question that nobody waits for any more
+        consul.say(both, 4)
+    running.until(lambda: len(states()) == 2)
+    assert states() == ["draining", "up"]
+    assert {get(running.port).body for _ in range(10)} == {b"b"}

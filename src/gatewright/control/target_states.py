@@ -46,11 +46,13 @@ class TargetStates:
         draining: bool | None,
         weight: int | None,
     ) -> None:
-        """Note what is not None of a target and apply it to the first of `builds`, the present one; a name that is in
-        none of them is ignored.
+        """Note what is not None of a target and apply it to the first of `builds`, the present one. Of a name that is in
+        none of them only what an operator says is noted: discovery may find it again.
         """
         if not any(built.targets(service, name) for built in builds):
-            return
+            healthy = None
+            if service not in builds[0].services or (draining is None and weight is None):
+                return
         state = self._states.setdefault((service, name), _State())
         if healthy is not None:
             state.healthy = healthy
@@ -69,11 +71,15 @@ class TargetStates:
                     state.apply(target)
 
     def apply(self, built: Built) -> None:
-        """Bring the targets of a snapshot that goes into use to their states; forget those of targets that are gone."""
+        """Bring the targets of a snapshot that goes into use to their states; forget those of targets that are gone, but
+        what an operator has said only with their service: a target may come back.
+        """
         for key, state in list(self._states.items()):
             targets = built.targets(*key)
             if not targets:
-                del self._states[key]
+                state.healthy = None
+                if key[0] not in built.services or (state.draining is None and state.weight is None):
+                    del self._states[key]
             config = built.snapshot.config.services.get(key[0])
             if config is not None and config.health is None:
                 state.healthy = None  # nobody asks it any more: it is taken for healthy

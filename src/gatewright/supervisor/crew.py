@@ -267,8 +267,14 @@ class Crew:
         return self._states.get((service, target)) or Row(service, target)
 
     def forget_targets(self, known: set[tuple[str, str]], services: Collection[str]) -> None:
-        """Keep only what is known of these targets and services: there are no others any more."""
-        self._states = {key: row for key, row in self._states.items() if key in known}
+        """Keep only what is known of these targets and services: there are no others any more. What an operator has
+        set of a target stays as long as the service does: the target may come back.
+        """
+        for key, row in list(self._states.items()):
+            if key not in known:
+                del self._states[key]
+                if key[0] in services and not (row.draining is None and row.weight is None):
+                    self._states[key] = Row(*key, None, row.draining, row.weight)
         self._discovered = {name: found for name, found in self._discovered.items() if name in services}
 
     async def refresh(self) -> None:
