@@ -249,7 +249,7 @@ def test_a_restart_serves_although_consul_is_dead(process, target, consul, tmp_p
 def test_a_drained_target_that_goes_and_comes_back_is_drained_still(process, target, consul, tmp_path):
     """Whatever happens meanwhile: another worker, a reload, another question to Consul."""
     a, b = target(answer_all(reply(200, b"a"))), target(answer_all(reply(200, b"b")))
-    both = [entry(a.port), entry(b.port)]
+    both = [entry(each.port, Tags=["v1"]) for each in (a, b)]
     consul.say(both, 1)
     running = process(config(consul, tmp_path) + "workers: 1\n")
     running.until(lambda: {get(running.port).body for _ in range(10)} == {b"a", b"b"})
