@@ -61,6 +61,11 @@ class Prepared:
         """The files of users' code that it depends on."""
         return self.built.source.files
 
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The source of the users' modules that are loaded for it, by path."""
+        return self.built.source.contents
+
 
 class Gateway:
     """One gateway. Made from a checked configuration; `from_file` checks one."""
@@ -148,6 +153,11 @@ class Gateway:
     def files(self) -> frozenset[Path]:
         """The files of users' code that the present configuration depends on."""
         return self._generations.present.source.files if self._generations is not None else frozenset()
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The source of the users' modules that are loaded for the present configuration, by path."""
+        return self._generations.present.source.contents if self._generations is not None else {}
 
     def set_target(
         self,
@@ -332,6 +342,10 @@ class Gateway:
             self._prepared = None
         if self._generations is not None:
             await _undo(prepared, self._generations.present)
+
+    async def serve(self, sockets: Mapping[int, Sequence[socket.socket]]) -> None:
+        """Serve further sockets, by listener, that listen and belong to the gateway from now on."""
+        await self._listeners.serve(sockets)
 
     # The end
 

@@ -280,6 +280,18 @@ def test_a_configuration_is_applied_saved_and_guarded_by_the_api(run, fast):
     assert gateway.file.stat().st_mode == mode
     assert gateway.status()["config"]["saved"] is True
     gateway.file.write_text(saved + "# edited by hand\n")
+    assert gateway.status()["config"]["saved"] is False
     status, answer = gateway.admin("PUT", "/config?save=true", saved, {"If-Match": "*"})
     assert (status, gateway.file.read_text()) == (422, saved + "# edited by hand\n"), answer
+    gateway.file.write_text("services: [")
+    if os.geteuid() == 0:
+        os.chown(gateway.file, 4321, 4322)
+    assert gateway.reload()[0] == 422
+    assert gateway.admin("PUT", "/config?save=true", saved, {"If-Match": "*"})[0] == 200, "a broken file is mended"
+    assert (gateway.file.read_text(), gateway.status()["config"]["saved"]) == (saved, True)
+    if os.geteuid() == 0:
+        assert (gateway.file.stat().st_uid, gateway.file.stat().st_gid) == (4321, 4322)
+    many = saved + "".join(f"unknown{number}: 1\n" for number in range(5000))
+    status, answer = gateway.admin("PUT", "/config", many, {"If-Match": "*"})
+    assert (status, len(answer["errors"]), answer["errors"][-1]["message"]) == (422, 101, "and 4900 more errors")
     assert gateway.end() == 0

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 
 import pytest
 import uvloop
@@ -123,3 +124,38 @@ def test_a_worker_that_does_not_speak_is_told_from_one_that_does(monkeypatch):
             first.kill()
 
     uvloop.run(test())
+
+
+def test_who_stood_still_himself_blames_no_worker(run, monkeypatch):
+    """A paused container, a debugger: nobody could be heard."""
+    monkeypatch.setattr(crew, "_STUCK_SECONDS", 2.0)
+
+    async def test(team, configurations):
+        (worker,) = team.ready
+        looking = asyncio.get_running_loop().create_task(team.look_after())
+        threading.Event().wait(2.5)  # this loop stands still
+        async with asyncio.timeout(20):
+            while worker.silent_for() > 1:
+                await asyncio.to_thread(lambda: None)
+        assert team.ready == [worker]
+        looking.cancel()
+
+    run(CONFIG.format(body="here"), test)
+
+
+def test_a_worker_that_cannot_be_watched_by_descriptor_is_watched_all_the_same(run, monkeypatch):
+    def refused(pid):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+
+    async def test(team, configurations):
+        (worker,) = team.ready
+        os.kill(worker.pid, signal.SIGKILL)
+        await worker.gone.wait()
+        async with asyncio.timeout(20):
+            while not team.ready:
+                await asyncio.to_thread(lambda: None)
+        assert team.ready != [worker]
+
+    run(CONFIG.format(body="here"), test)

@@ -88,5 +88,20 @@ def test_a_change_between_the_reading_and_the_watching_is_one(file):
     watch.set([file], 999)
     assert [watch.look() for _ in range(3)] == [False, True, False]
     watch = Watch()
-    watch.set([file], 1001)
+    watch.set([file], LATER)
     assert [watch.look() for _ in range(3)] == [False, False, False]
+
+
+def test_permissions_are_a_change(watch, file):
+    """What could not be read was refused, and can be read now."""
+    file.chmod(0o600)
+    assert [watch.look(), watch.look()] == [False, True]
+
+
+def test_of_a_file_that_was_written_only_its_own_change_is_accepted(watch, file, tmp_path):
+    other = tmp_path / "other"
+    watch.set([file, other], LATER)
+    file.write_text("a: 333\n")
+    other.write_text("new\n")
+    watch.accept(file)
+    assert [watch.look(), watch.look()] == [False, True]

@@ -21,6 +21,7 @@ class StandIn:
         self.told: list[Any] = []
         self.starts, self.may_start = asyncio.Event(), asyncio.Event()
         self.files = frozenset[str]()
+        self.contents: dict[str, bytes] = {}
         self.services = MagicMock()
         self.made.append(self)
 
@@ -49,7 +50,7 @@ def test_news_that_come_early_are_kept_in_order(monkeypatch: pytest.MonkeyPatch,
         worker = Worker(ours, None)  # type: ignore[arg-type]
         worker._received(SetTargets(found("http://oldest")), [])  # is in what follows, or older
         fields: dict[str, Any] = dict.fromkeys(Configure.__struct_fields__, "")
-        fields |= {"data": {}, "base_dir": str(tmp_path), "sockets": []}
+        fields |= {"data": {}, "base_dir": str(tmp_path), "sockets": [], "contents": {}}
         fields |= {"targets": [Row("s", "t", healthy=True)], "discovered": [found("http://old")]}
         worker._received(Configure(**fields), [])
         worker._received(SetTarget(Row("s", "t", healthy=False)), [])

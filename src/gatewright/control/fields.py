@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from gatewright.control.base import complaint
+from gatewright.core.files import is_recalled
 from gatewright.core.target import is_valid_host
 from gatewright.routing import pattern as patterns
 
@@ -152,7 +153,7 @@ def existing_file(value: object, info: ValidationInfo) -> Path:
     Without a `base_dir` in the validation context nothing is looked up.
     """
     path = resolve_path(value, info)
-    if info.context:
+    if info.context and not is_recalled(path):
         try:
             with path.open("rb"):
                 pass

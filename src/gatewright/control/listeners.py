@@ -121,6 +121,11 @@ class Listeners:
             listener.close()
             background(self._see_off(listener))
 
+    async def serve(self, sockets: Mapping[int, Sequence[socket.socket]]) -> None:
+        """Serve further sockets, by the listener's index."""
+        for index, further in sockets.items():
+            await self.present[index].serve(further)
+
     def _listener(self, plan: Plan, handler: Handler, limits: Limits) -> Listener:
         host, port = plan.config.bind
         return Listener(

@@ -15,6 +15,7 @@ from typing import Any
 from gatewright.control.balance_models import HashBalance, StickyBalance
 from gatewright.control.errors import KeyPath, Problem, path_text
 from gatewright.control.service_models import ServiceConfig
+from gatewright.core import files
 from gatewright.core.clock import Clock
 from gatewright.net.connect import connect
 from gatewright.net.timers import Timers
@@ -137,7 +138,7 @@ def digest_of_files(*paths: Path | None) -> bytes:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            content = path.read_bytes() if path is not None else b""
+            content = files.read(path) if path is not None else b""
         except OSError as error:
             content = repr(error).encode()
         digest.update(b"%d:" % len(content) + content)

@@ -46,8 +46,8 @@ class TargetStates:
         draining: bool | None,
         weight: int | None,
     ) -> None:
-        """Note what is not None of a target and apply it to the first of `builds`, the present one. Of a name that is in
-        none of them only what an operator says is noted: discovery may find it again.
+        """Note what is not None of a target and apply it to the first of `builds`, the present one. Of a name that is
+        in none of them only what an operator says is noted: discovery may find it again.
         """
         if not any(built.targets(service, name) for built in builds):
             healthy = None
@@ -71,8 +71,8 @@ class TargetStates:
                     state.apply(target)
 
     def apply(self, built: Built) -> None:
-        """Bring the targets of a snapshot that goes into use to their states; forget those of targets that are gone, but
-        what an operator has said only with their service: a target may come back.
+        """Bring the targets of a snapshot that goes into use to their states; forget those of targets that are gone,
+        but what an operator has said only with their service: a target may come back.
         """
         for key, state in list(self._states.items()):
             targets = built.targets(*key)

@@ -11,6 +11,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from gatewright.core.files import read
 from gatewright.core.headers import make_field, mark_of
 from gatewright.core.units import Duration, DurationOrZero
 from gatewright.plugins.base import PluginConfig
@@ -190,7 +191,7 @@ def known_keys(config: JwtConfig, base_dir: Path) -> KeySet | None:
     key, name = ("public_key_file", config.public_key_file) if jwks is None else ("jwks.file", jwks.file)
     path = base_dir / (name or "")
     try:
-        data = path.read_bytes()
+        data = read(path)
         if jwks is None:
             keys = KeySet([from_pem(data.decode("latin-1"))])
         else:

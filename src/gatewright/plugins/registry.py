@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from gatewright.core.files import is_recalled
 from gatewright.plugins.base import AnyPlugin, Plugin
 from gatewright.plugins.user_code import UserCode
 
@@ -66,6 +67,11 @@ class Source:
         """The users' files that were loaded, or could not be."""
         return self._code.files
 
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The source of each of the users' modules that are loaded, by its path."""
+        return self._code.contents
+
     def known_names(self) -> list[str]:
         """Return the names that `plugins` lists may use, in order."""
         return known_names()
@@ -102,7 +108,8 @@ class Source:
 
     def _file(self, place: str) -> Any:
         file = self._base_dir / place
-        module = self._code.file(file) if file.is_file() else None
+        known = file.is_file() or is_recalled(file.resolve())
+        module = self._code.file(file) if known else None
         if module is None:
             raise PluginLoadError(f"there is no file {file}")
         return module

@@ -7,7 +7,6 @@ loads through it; it knows no plugin.
 """
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -22,6 +21,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from gatewright.core.files import read
+
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _PREFIX = Path(sys.prefix).resolve()
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
@@ -35,7 +36,7 @@ class _Known:
     """A module of the users' that is loaded, or being loaded."""
 
     file: Path
-    digest: bytes  # of the very source that was compiled
+    source: bytes  # the very one that was compiled
     needs: set[str] = field(default_factory=set)  # names of modules that it may import
 
 
@@ -61,8 +62,8 @@ class _Loader(SourceFileLoader):
         """Return the module's code. Raises OSError and SyntaxError."""
         file = Path(self.path).resolve()
         _touched.add(file)
-        source = self.get_data(self.path)
-        known = _known[fullname] = _Known(file, hashlib.sha256(source).digest())
+        source = read(file)
+        known = _known[fullname] = _Known(file, source)
         tree = ast.parse(source, self.path)
         known.needs.update(_imported(tree, fullname, self.is_package(fullname)))
         return self.source_to_code(tree, self.path)
@@ -121,7 +122,7 @@ def _with_packages(name: str) -> Iterator[str]:
 
 def _stale() -> set[str]:
     """Return the modules whose source is not what was compiled, and all that may have imported them."""
-    stale = {name for name, known in _known.items() if _digest(known.file) != known.digest}
+    stale = {name for name, known in _known.items() if _on_disk(known.file) != known.source}
     before = -1
     while stale and len(stale) != before:
         before = len(stale)
@@ -129,11 +130,11 @@ def _stale() -> set[str]:
     return stale
 
 
-def _digest(file: Path) -> bytes:
+def _on_disk(file: Path) -> bytes | None:
     try:
-        return hashlib.sha256(file.read_bytes()).digest()
+        return file.read_bytes()
     except OSError:
-        return b""
+        return None
 
 
 @dataclass(slots=True)
@@ -200,6 +201,11 @@ class UserCode:
     def files(self) -> frozenset[Path]:
         """The files that the loading depends on, also those that could not be loaded."""
         return frozenset(self._read)
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The source of each of the users' modules that are loaded, by its path."""
+        return {str(known.file): known.source for known in _known.values() if known.file.is_relative_to(self._root)}
 
     def module(self, name: str) -> ModuleType:
         """Return the module of an import path. Raises whatever its code raises."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from gatewright.control.fields import Address
 from gatewright.control.models import GatewayConfig
-from gatewright.supervisor.crew import StartFailed
 from gatewright.supervisor.messages import Fault
+from gatewright.supervisor.plan import StartFailed
 from gatewright.supervisor.sockets import Listening, Place, open_address
 
 _Path = list[str | int]

@@ -24,16 +24,19 @@ from gatewright.control.models import GatewayConfig
 from gatewright.control.process_models import MAX_WORKERS
 from gatewright.core.cpus import usable_cpus
 from gatewright.supervisor.addresses import Addresses, close_all, open_addresses
-from gatewright.supervisor.crew import Crew, Plan, StartFailed
-from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare
+from gatewright.supervisor.crew import Crew
+from gatewright.supervisor.messages import Abort, Commit, Fault, Prepare, Prepared
+from gatewright.supervisor.plan import Plan, StartFailed
 from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
 from gatewright.supervisor.sockets import Listening, inherited_sockets
-from gatewright.supervisor.watch import Signature, signature
+from gatewright.supervisor.watch import Signature, digest_of, signature
 from gatewright.telemetry.secrets import names_secret
 
 _log = logging.getLogger("gatewright.supervisor")
 PREPARE_SECONDS = 60.0
 _COMMIT_SECONDS = 30.0
+_MOST_ERRORS = 100
+_SHUTTING_DOWN = "the gateway is shutting down"
 
 Trigger = Literal["start", "file", "signal", "api"]
 
@@ -59,14 +62,14 @@ class Configurations:
     def __init__(self, path: Path, crew: Crew, environ: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.source: Literal["file", "api"] = "file"
-        self.saved = True  # what runs is what the file held when it was last read or written
         self._crew = crew
         self._environ = os.environ if environ is None else environ
         self._loaded: Loaded | None = None
         self._tried: tuple[Path, ...] = ()  # files of the last attempt: what was wrong may be put right in one of them
         self._addresses = Addresses()
         self._inherited = inherited_sockets()
-        self._read = self._digest()  # what the file held when it was last read or written here
+        self._read = b""  # digest of what the file held when it was last read or written here, whatever came of it
+        self._runs = b""  # digest of what the file held when what runs was read from it or written to it
         self._made_from: dict[Path, Signature | None] = {}
         self._number = 0
         self._lock = asyncio.Lock()
@@ -81,6 +84,11 @@ class Configurations:
         assert self._loaded is not None
         assert self._loaded.config is not None
         return self._loaded.config
+
+    @property
+    def saved(self) -> bool:
+        """Tell whether the file holds what runs."""
+        return self._runs != b"" and self._runs == digest_of(self.path)
 
     @property
     def version(self) -> str:
@@ -118,11 +126,13 @@ class Configurations:
 
     def load(self, text: str | None = None) -> Loaded:
         """Read the file, or take `text` in its place; check all but what users' code must say."""
+        if text is None:
+            self._read = digest_of(self.path)  # before: a change after that is one that nobody has read
         return load(self.path, self._environ, plugins=None, text=text)
 
     async def start(self, loaded: Loaded) -> None:
         """Bring `loaded` up in all workers. Raises StartFailed with nothing left open."""
-        addresses = self._open(loaded)
+        addresses = await self._open(loaded)
         plan = self._plan(loaded, addresses)
         try:
             addresses.listen()
@@ -131,7 +141,7 @@ class Configurations:
             addresses.give_up_opened()
             raise
         self._loaded, self._addresses = loaded, addresses
-        self._made_from = self._signatures()
+        self._made_from, self._runs = self._signatures(), self._read
         self._note(Outcome(datetime.now(UTC), "start", plan.version, True))
 
     async def reload(
@@ -148,14 +158,15 @@ class Configurations:
                 raise VersionChanged
             loaded = await asyncio.to_thread(self.load, text)
             self._tried = loaded.files
-            errors = loaded.errors or await self._change(loaded, text if save else None)
+            errors = loaded.errors
+            if not errors and self._crew.closing:
+                errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
+            errors = _first(errors or await self._change(loaded, text if save else None))
             made_from = self._made_from
             if not errors:
                 self._made_from = self._signatures()
                 self.source = "file" if text is None else "api"
-                self.saved = save or text is None
-                if self.saved:
-                    self._read = self._digest()
+                self._runs = self._read if save or text is None else b""
             changed = self.version != before or self._made_from != made_from
             outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors)
             self._note(outcome)
@@ -166,11 +177,11 @@ class Configurations:
         async with self._lock:
             loaded = await asyncio.to_thread(self.load, text)
             if loaded.errors:
-                return loaded.errors
+                return _first(loaded.errors)
             workers = self._crew.ready[:1]
-            errors = await self._try(loaded, workers)
+            errors, _ = await self._try(loaded, workers)
             self._abort(workers)
-            return errors
+            return _first(errors)
 
     async def _change(self, loaded: Loaded, save: str | None) -> list[ConfigError]:
         """Have every worker try `loaded`, and go over to it if all can; else return what is wrong.
@@ -179,15 +190,15 @@ class Configurations:
         """
         addresses = Addresses()
         workers = self._crew.ready
+        errors: list[ConfigError] = []
         try:
-            addresses = self._open(loaded)
+            addresses = await self._open(loaded)
             plan = self._plan(loaded, addresses)
             if not workers and save is None:
                 addresses.listen()
                 await self._crew.start_anew(plan)
-                errors = []
             else:
-                errors = await self._try(loaded, workers)
+                errors, plan.contents = await self._try(loaded, workers)
                 if not errors:
                     addresses.listen()
                     if save is not None:
@@ -198,47 +209,74 @@ class Configurations:
             _log.exception("a reload failed")
             errors = self.errors_of(loaded, [], f"the reload failed: {error}")
         if not errors and self._crew.closing:
-            errors = self.errors_of(loaded, [], "the gateway is shutting down")
+            errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
         if errors:
             self._abort(workers)
             addresses.give_up_opened()
             return errors
+        # Workers have their own duplicates of what goes, and accept who has connected: nobody may be queued here alone.
+        before, wanted = self._addresses, addresses.all()
+        self._loaded, self._addresses = loaded, addresses
+        close_all(listening for listening in before.all() if listening not in wanted)
         if workers:
             self._crew.adopt(plan, workers)
             staying = [worker for worker in workers if worker.state is State.READY]
             await asyncio.gather(*(self._commit(worker, plan) for worker in staying))
-        wanted = addresses.all()
-        close_all(listening for listening in self._addresses.all() if listening not in wanted)
-        self._loaded, self._addresses = loaded, addresses
         return []
 
-    async def _try(self, loaded: Loaded, workers: Sequence[WorkerProcess]) -> list[ConfigError]:
-        """Have the workers prepare `loaded`; return what is wrong with it by their word."""
-        if not workers:
-            return self.errors_of(loaded, [], "no worker runs that could try it; see the gateway's log")
+    async def _try(
+        self, loaded: Loaded, workers: Sequence[WorkerProcess]
+    ) -> tuple[list[ConfigError], dict[str, bytes]]:
+        """Have the workers prepare `loaded`; return what is wrong with it by their word, and what the files held that
+        it was made from.
+
+        One tries it first: users' code may end the process that it is loaded in, or never come to an end.
+        """
         self._number += 1
-        message = Prepare(self._number, loaded.data, str(loaded.base_dir))
-        asked = [worker.prepare(message, PREPARE_SECONDS) for worker in workers]
-        errors: list[ConfigError] = []
-        for worker, answer in zip(workers, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(answer, TimeoutError):
-                self._crew.replace(worker)  # what holds it up may do so for ever
-                text = f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
-                errors = errors or self.errors_of(loaded, [], text)
-            elif isinstance(answer, WorkerLost):
-                errors = errors or self.errors_of(loaded, [], f"{answer} while it tried")
-            elif isinstance(answer, BaseException):
-                raise answer
-            elif answer.faults or answer.error:
-                errors = errors or self.errors_of(loaded, answer.faults, answer.error)
-        return errors
+        left = list(workers)
+        while left:
+            first, *left = left
+            answer = await self._prepare(first, loaded)
+            if answer is None:
+                continue
+            errors = self._judge(loaded, first, answer)
+            if errors:
+                return errors, {}
+            answers = await asyncio.gather(*(self._prepare(worker, loaded) for worker in left))
+            for worker, other in zip(left, answers, strict=True):
+                # One that is lost now was not lost by this configuration: its successor begins with it.
+                if other is not None and not isinstance(other, WorkerLost):
+                    errors = errors or self._judge(loaded, worker, other)
+            assert isinstance(answer, Prepared)
+            return errors, answer.contents
+        return self.errors_of(loaded, [], "no worker runs that could try it; see the gateway's log"), {}
+
+    async def _prepare(self, worker: WorkerProcess, loaded: Loaded) -> Prepared | WorkerLost | TimeoutError | None:
+        """Return what came of it; None when the worker has been told to end meanwhile."""
+        try:
+            return await worker.prepare(Prepare(self._number, loaded.data, str(loaded.base_dir)), PREPARE_SECONDS)
+        except TimeoutError as error:
+            self._crew.replace(worker)  # what holds it up may do so for ever
+            return error
+        except WorkerLost as error:
+            return None if worker.state is State.DRAINING else error
+
+    def _judge(
+        self, loaded: Loaded, worker: WorkerProcess, answer: Prepared | WorkerLost | TimeoutError
+    ) -> list[ConfigError]:
+        if isinstance(answer, TimeoutError):
+            text = f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
+            return self.errors_of(loaded, [], text)
+        if isinstance(answer, WorkerLost):
+            return self.errors_of(loaded, [], f"{answer} while it tried")
+        return self.errors_of(loaded, answer.faults, answer.error) if answer.faults or answer.error else []
 
     def _abort(self, workers: Sequence[WorkerProcess]) -> None:
         for worker in workers:
             worker.send(Abort(self._number))
 
     async def _commit(self, worker: WorkerProcess, plan: Plan) -> None:
-        counts, sockets = plan.give(worker)
+        counts, sockets = plan.give(worker, worker.index)
         try:
             await worker.commit(Commit(self._number, plan.version, counts), sockets, _COMMIT_SECONDS)
             worker.version = plan.version
@@ -250,9 +288,11 @@ class Configurations:
 
     # Parts
 
-    def _open(self, loaded: Loaded) -> Addresses:
-        assert loaded.config is not None
-        return open_addresses(loaded.config, _workers(loaded.config), self._addresses, self._inherited)
+    async def _open(self, loaded: Loaded) -> Addresses:
+        config = loaded.config
+        assert config is not None
+        # In a thread: an address may be a name, and names be asked for for seconds.
+        return await asyncio.to_thread(open_addresses, config, _workers(config), self._addresses, self._inherited)
 
     def _plan(self, loaded: Loaded, addresses: Addresses) -> Plan:
         assert loaded.config is not None
@@ -264,32 +304,28 @@ class Configurations:
         """Return what tells the files' present content, where the version does not: code, certificates."""
         return {path: signature(path) for path in self.files if path != self.path}
 
-    def _digest(self) -> bytes:
-        """Return what tells the file's present content from any other; b"" when it cannot be read."""
-        try:
-            return hashlib.sha256(self.path.read_bytes()).digest()
-        except OSError:
-            return b""
-
     def _save(self, text: str) -> None:
         """Write `text` to the file, whole or not at all. Raises StartFailed."""
         path = self.path.resolve()  # a symbolic link stays one
-        if self._digest() != self._read:
+        if digest_of(path) != self._read:
             raise StartFailed([], "the file has changed since it was read: reload it first, or do not save")
         try:
-            mode = path.stat().st_mode & 0o7777
+            former = path.stat()
             with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, delete=False) as file:
                 try:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
-                    os.chmod(file.name, mode)
+                    if (former.st_uid, former.st_gid) != (os.geteuid(), os.getegid()):
+                        os.chown(file.name, former.st_uid, former.st_gid)
+                    os.chmod(file.name, former.st_mode & 0o7777)
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)
                     raise
         except OSError as error:
             raise StartFailed([], f"cannot be saved: {(error.strerror or str(error)).lower()}") from error
+        self._read = digest_of(path)
 
     def _note(self, outcome: Outcome) -> None:
         self.last = outcome
@@ -321,6 +357,14 @@ class Configurations:
     def close(self) -> None:
         """Give all addresses up."""
         close_all(self._addresses.all())
+
+
+def _first(errors: list[ConfigError]) -> list[ConfigError]:
+    """Return as many errors as somebody may want to read; the last one says how many more there are."""
+    if len(errors) <= _MOST_ERRORS:
+        return errors
+    more = len(errors) - _MOST_ERRORS
+    return [*errors[:_MOST_ERRORS], ConfigError(errors[0].file, 0, 0, "", f"and {more} more errors")]
 
 
 def _workers(config: GatewayConfig) -> int:

@@ -4,12 +4,10 @@ It owns processes and what they are told; what a configuration holds, it passes 
 """
 
 import asyncio
+import contextlib
 import logging
-import socket
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
 
 from gatewright.core.tasks import background, spawn
 from gatewright.supervisor.folder import SharedFolder
@@ -18,7 +16,6 @@ from gatewright.supervisor.messages import (
     Configure,
     Discovered,
     Drain,
-    Fault,
     Leaving,
     Message,
     Publish,
@@ -27,8 +24,8 @@ from gatewright.supervisor.messages import (
     SetTarget,
     SetTargets,
 )
+from gatewright.supervisor.plan import Plan, StartFailed
 from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
-from gatewright.supervisor.sockets import Listening
 from gatewright.telemetry.totals import Totals
 
 _log = logging.getLogger("gatewright.supervisor")
@@ -36,41 +33,14 @@ START_SECONDS = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 _STEADY_SECONDS = 60.0  # a worker that lived so long has not died of its start
 _ASK_SECONDS = 1.0
+_SERVE_SECONDS = 5.0
+_LEND_PAUSE = 1.0  # a slot that stays empty for so long has its sockets served by others
 _LEAVING_GRACE = 3600.0  # one worker fewer is no reason to break streams off
 _OUTDATED_GRACE = 30.0
+_LOOK_SECONDS = 0.05
+_STARTING_SECONDS = 10.0
 _OVERDUE = 5.0
 _STUCK_SECONDS = 60.0  # a worker says something at least once a second
-
-
-@dataclass(slots=True)
-class Plan:
-    """What every worker runs: a configuration's resolved data and the sockets of its listeners."""
-
-    data: dict[str, Any]
-    base_dir: str
-    version: str
-    listeners: list[Listening]
-    workers: int
-
-    def give(self, worker: WorkerProcess) -> tuple[list[tuple[int, int]], list[socket.socket]]:
-        """Return the sockets that the worker is still to be given, and how many of them belong to which listener."""
-        counts, sockets = [], []
-        for index, listening in enumerate(self.listeners):
-            share = [sock for sock in listening.share(worker.index, self.workers) if sock not in worker.held]
-            if share:
-                counts.append((index, len(share)))
-                sockets += share
-        worker.held.update(sockets)
-        return counts, sockets
-
-
-class StartFailed(Exception):
-    """A configuration cannot be run; `faults` have key paths, `text` is what has none."""
-
-    def __init__(self, faults: Sequence[Fault], text: str = "") -> None:
-        self.faults = faults
-        self.text = text
-        super().__init__("; ".join([*(fault.message for fault in faults), *([text] if text else [])]))
 
 
 class _Slot:
@@ -81,6 +51,12 @@ class _Slot:
         self.worker: WorkerProcess | None = None
         self.restarts = 0
         self.task: asyncio.Task[None] | None = None
+        self.hurry = asyncio.Event()  # there is another configuration: who failed with the former one may do with it
+
+    @property
+    def is_starting(self) -> bool:
+        """Tell whether there is a worker that does not serve yet."""
+        return self.worker is not None and self.worker.state is State.STARTING
 
 
 class Crew:
@@ -167,28 +143,33 @@ class Crew:
 
     async def _fill(self, slot: _Slot) -> None:
         """Put a worker that runs the plan into the slot. Raises StartFailed, and then nobody is in it."""
-        plan, worker = self.plan, slot.worker
-        assert plan is not None
+        worker = slot.worker
         try:
             if worker is None:
                 worker = slot.worker = WorkerProcess(slot.index, self._told, self._ended)
                 await worker.spawn()
-            counts, sockets = plan.give(worker)
+            plan = self.plan  # as it is now: a former one's sockets may be closed
+            assert plan is not None
+            counts, sockets = plan.give(worker, worker.index)
             states, discovered = list(self._states.values()), list(self._discovered.values())
             folder = str(self._folder.path)
-            message = Configure(plan.data, plan.base_dir, folder, plan.version, states, discovered, counts)
+            message = Configure(
+                plan.data, plan.base_dir, folder, plan.version, states, discovered, counts, plan.contents
+            )
             started = await worker.start(message, sockets, START_SECONDS)
             if started.faults or started.error:
                 raise StartFailed(started.faults, started.error)
         except (StartFailed, WorkerLost, TimeoutError, OSError) as error:
             slot.worker = None
             if worker is not None:
-                worker.kill()
+                worker.dismiss()
             if isinstance(error, StartFailed):
                 raise
             raise StartFailed([], f"a worker cannot be started: {str(error) or 'it took too long'}") from error
         worker.version = plan.version
-        worker.state = State.READY
+        plan.contents = plan.contents or started.contents
+        if worker.state is not State.DRAINING:  # nobody has told it to end meanwhile
+            worker.state = State.READY
         if self.plan is not plan:
             self.replace(worker)
         self._changed()
@@ -209,8 +190,15 @@ class Crew:
                 self.restarts += 1
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = _FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            if pause > _LEND_PAUSE:
+                background(self._lend(slot.index))
+            try:
+                async with asyncio.timeout(pause):
+                    await slot.hurry.wait()
+                pause = _FIRST_PAUSE
+            except TimeoutError:
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            slot.hurry.clear()
 
     async def _refill(self, slot: _Slot) -> None:
         try:
@@ -218,12 +206,26 @@ class Crew:
             _log.info("worker %d serves", slot.index)
         except StartFailed as error:
             _log.error("worker %d cannot be started yet: %s", slot.index, error)
+            background(self._lend(slot.index))
+
+    async def _lend(self, index: int) -> None:
+        """Have a worker that serves take over the sockets of a place that is empty: who connects would wait there."""
+        plan = self.plan
+        heirs = [worker for worker in self.ready if plan is not None and worker.version == plan.version]
+        if plan is None or not heirs:
+            return
+        heir = min(heirs, key=lambda worker: len(worker.held))
+        counts, sockets = plan.give(heir, index)
+        if sockets:
+            _log.warning("worker %d also serves the connections of worker %d", heir.index, index)
+            with contextlib.suppress(WorkerLost, TimeoutError):
+                await heir.serve(counts, sockets, _SERVE_SECONDS)
 
     # While they run
 
     def _told(self, worker: WorkerProcess, message: Report | Publish | Leaving) -> None:
         if isinstance(message, Leaving):
-            if worker.state is State.READY:  # somebody has told it alone to end
+            if worker.state in (State.STARTING, State.READY):  # somebody has told it alone to end
                 self._leaves(worker)
             return
         if isinstance(message, Report):
@@ -296,6 +298,8 @@ class Crew:
                 self.replace(worker)
         self._resize(plan)
         self._keep_all()
+        for slot in self._slots:
+            slot.hurry.set()
 
     def _resize(self, plan: Plan) -> None:
         """Have as many slots as the plan says."""
@@ -318,12 +322,11 @@ class Crew:
         """A worker accepts no more: it is nobody's successor now, and has one if its slot is kept."""
         if worker.gone.is_set():
             return
-        worker.state = State.DRAINING
         self._leaving.add(worker)
         for slot in self._slots:
             if slot.worker is worker:
                 slot.worker = None
-        worker.left.set()
+        worker.leaves()
 
     async def _bury(self, worker: WorkerProcess, seconds: float) -> None:
         try:
@@ -336,9 +339,13 @@ class Crew:
     async def look_after(self) -> None:
         """Kill workers whose event loop stands still, blocked by a plugin: their clients would wait for ever."""
         while True:
+            began = time.monotonic()
             await asyncio.sleep(_STUCK_SECONDS / 10)
+            stood_still = time.monotonic() - began > _STUCK_SECONDS / 5
             for worker in self.ready:
-                if worker.silent_for() > _STUCK_SECONDS:
+                if stood_still:  # this process did (a paused container, a debugger): nobody could be heard
+                    worker.heard_now()
+                elif worker.silent_for() > _STUCK_SECONDS:
                     _log.error(
                         "worker %d (pid %d) has stood still for %g s and is killed: does a plugin block?",
                         worker.index, worker.pid, _STUCK_SECONDS,
@@ -351,6 +358,19 @@ class Crew:
             slot.task.cancel()
         if slot.worker is not None and not slot.worker.gone.is_set():
             self._see_off(slot.worker, grace)
+
+    async def cover(self, seconds: float) -> None:
+        """Before the end: have somebody accept who waits at the sockets of a place that is empty. Workers that are being
+        started are waited for: they have sockets already, and may have accepted somebody.
+        """
+        if not seconds:
+            return
+        await self.refresh()  # who has been told to end itself has said so by then
+        until = time.monotonic() + min(seconds, _STARTING_SECONDS)
+        while time.monotonic() < until and any(slot.is_starting for slot in self._slots):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        serving = {worker.index for worker in self.ready}
+        await asyncio.gather(*(self._lend(slot.index) for slot in self._slots if slot.index not in serving))
 
     def dismiss(self, grace: float) -> None:
         """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""
@@ -369,7 +389,7 @@ class Crew:
         for worker in leaving:
             worker.kill()
         if waits:
-            await asyncio.wait(waits)
+            await asyncio.wait(waits, timeout=_OVERDUE)
 
     def close(self) -> None:
         """End all at once, and what they shared."""

@@ -4,11 +4,13 @@ A change here that an older side would misread needs a new VERSION: a worker tha
 upgraded under a running supervisor must be told from one that speaks its language.
 """
 
+from importlib.metadata import version as installed_version
 from typing import Any
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
+RELEASE = installed_version("gatewright")  # of this process: another may be installed by now
 
 
 class Message(msgspec.Struct, tag=True):
@@ -56,6 +58,14 @@ class Configure(Message, tag="configure"):
     version: str
     targets: list[Row]
     discovered: list[Discovered]
+    sockets: list[tuple[int, int]]
+    contents: dict[str, bytes]  # what files held when the others took the configuration over, by path
+
+
+class Serve(Message, tag="serve"):
+    """Serve these sockets too, of listeners that there are; answered by Serving."""
+
+    number: int
     sockets: list[tuple[int, int]]
 
 
@@ -133,6 +143,13 @@ class Started(Message, tag="started"):
     faults: list[Fault]
     error: str = ""
     files: list[str] = []
+    contents: dict[str, bytes] = {}  # of the files that the configuration was made from
+
+
+class Serving(Message, tag="serving"):
+    """The sockets of that Serve are served."""
+
+    number: int
 
 
 class Prepared(Message, tag="prepared"):
@@ -142,6 +159,7 @@ class Prepared(Message, tag="prepared"):
     faults: list[Fault]
     error: str = ""
     files: list[str] = []
+    contents: dict[str, bytes] = {}  # of the files that the configuration was made from
 
 
 class Committed(Message, tag="committed"):
@@ -166,5 +184,5 @@ class Report(Message, tag="report"):
     ages: list[Any] = []  # labels, and when that last went well, by the machine's monotonic clock
 
 
-FromSupervisor = Configure | Prepare | Commit | Abort | SetTarget | SetTargets | Ask | Reopen | Publish | Drain
-FromWorker = Hello | Started | Prepared | Committed | Report | Publish | Leaving
+FromSupervisor = Configure | Serve | Prepare | Commit | Abort | SetTarget | SetTargets | Ask | Reopen | Publish | Drain
+FromWorker = Hello | Started | Serving | Prepared | Committed | Report | Publish | Leaving

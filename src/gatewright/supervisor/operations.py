@@ -6,7 +6,6 @@ import platform
 import time
 from collections import Counter
 from datetime import datetime
-from importlib.metadata import version as installed_version
 from typing import Any, Protocol
 
 from gatewright.admin.operations import (
@@ -28,7 +27,7 @@ from gatewright.control.tracking import Tracking
 from gatewright.plugins.cache.store import PURGES, PurgeKind
 from gatewright.supervisor.configuration import Configurations, Outcome, Trigger, VersionChanged
 from gatewright.supervisor.crew import Crew
-from gatewright.supervisor.messages import Publish, Row
+from gatewright.supervisor.messages import RELEASE, Publish, Row
 from gatewright.supervisor.process import State
 from gatewright.telemetry.totals import Totals
 from gatewright.upstream.target import Target
@@ -80,7 +79,7 @@ class SupervisorOperations:
         ]
         last = configurations.last
         return StatusView(
-            version=installed_version("gatewright"),
+            version=RELEASE,
             python=platform.python_version(),
             pid=os.getpid(),
             started_at=supervisor.started_at,

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
-from importlib.metadata import version as installed_version
 from typing import Any, TypeVar
 
 from gatewright.core.tasks import background
 from gatewright.supervisor.channel import Channel
 from gatewright.supervisor.launch import Launched, launch
 from gatewright.supervisor.messages import (
+    RELEASE,
     VERSION,
     Ask,
     Commit,
@@ -34,6 +34,8 @@ from gatewright.supervisor.messages import (
     Prepared,
     Publish,
     Report,
+    Serve,
+    Serving,
     Started,
 )
 
@@ -100,11 +102,12 @@ class WorkerProcess:
             async with asyncio.timeout(HELLO_SECONDS):
                 said = await hello
         except TimeoutError:
-            self.kill()
+            self.dismiss()
             raise WorkerLost(f"did not start within {HELLO_SECONDS:g} s") from None
-        if (said.version, said.release) != (VERSION, installed_version("gatewright")):
-            self.kill()
-            raise WorkerLost(f"is of release {said.release}: the package was replaced, restart the gateway")
+        if (said.version, said.release) != (VERSION, RELEASE):
+            self.dismiss()
+            what = f"release {said.release}, this gateway of {RELEASE}"
+            raise WorkerLost(f"is of {what}: the package was replaced, restart the gateway")
 
     async def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the end of the process, and tell everybody who waits for it."""
@@ -140,6 +143,11 @@ class WorkerProcess:
     async def start(self, message: Configure, sockets: Sequence[socket.socket], seconds: float) -> Started:
         """Give it its configuration; return how that went. Raises WorkerLost, TimeoutError."""
         return await self._ask(Started, 0, message, sockets, seconds)
+
+    async def serve(self, counts: list[tuple[int, int]], sockets: Sequence[socket.socket], seconds: float) -> None:
+        """Have it serve further sockets, so many for each listener. Raises WorkerLost, TimeoutError."""
+        number = self.number()
+        await self._ask(Serving, number, Serve(number, counts), sockets, seconds)
 
     async def prepare(self, message: Prepare, seconds: float) -> Prepared:
         """Send a Prepare and return its outcome. Raises WorkerLost, TimeoutError."""
@@ -193,6 +201,16 @@ class WorkerProcess:
             _log.error("the channel to worker %d (pid %d) broke: %s", self.index, self.pid, error)
         self.kill()  # without its channel it cannot be told anything any more
 
+    def leaves(self) -> None:
+        """It accepts no more and will end: it answers nothing any more, and another may take its place."""
+        self.state = State.DRAINING
+        self._fail_all(WorkerLost(f"worker {self.index} (pid {self.pid}) was told to end"))
+        self.left.set()
+
+    def heard_now(self) -> None:
+        """Take it for one that has just said something."""
+        self._heard = time.monotonic()
+
     def _fail_all(self, error: WorkerLost) -> None:
         answers, self._answers = self._answers, {}
         for future in answers.values():
@@ -215,16 +233,17 @@ class WorkerProcess:
 
 async def _end_of(process: subprocess.Popen[bytes]) -> int:
     """Return the process's exit code once it has ended."""
-    if hasattr(os, "pidfd_open"):
+    try:
         fd, ended = os.pidfd_open(process.pid), asyncio.Event()
-        asyncio.get_running_loop().add_reader(fd, ended.set)
-        try:
-            await ended.wait()
-        finally:
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
-        return process.wait()
-    return await asyncio.to_thread(process.wait)
+    except (AttributeError, OSError):  # not every system has it or allows it, and there may be no file left
+        return await asyncio.to_thread(process.wait)
+    asyncio.get_running_loop().add_reader(fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(fd)
+        os.close(fd)
+    return process.wait()
 
 
 def in_words(code: int) -> str:

@@ -43,6 +43,7 @@ class Listening:
         """
         self._groups = groups
         self._inherited = inherited
+        self.places = [Place(group[0].family, *group[0].getsockname()[:2]) for group in groups]  # what it is bound to
         self._shared = 1  # of each group so many have been given to workers, or listen
 
     @property
@@ -50,11 +51,6 @@ class Listening:
         """host:port as text, with the port that the system chose."""
         _, host, port = self.places[0]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    @property
-    def places(self) -> list[Place]:
-        """What it is bound to."""
-        return [Place(group[0].family, *group[0].getsockname()[:2]) for group in self._groups]
 
     def listen(self) -> None:
         """Have connections come. Raises OSError."""

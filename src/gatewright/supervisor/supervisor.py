@@ -22,11 +22,12 @@ from gatewright.control.tracking import Tracking
 from gatewright.core.clock import SystemClock
 from gatewright.core.tasks import background, spawn
 from gatewright.supervisor.configuration import Configurations, Outcome, Trigger
-from gatewright.supervisor.crew import Crew, StartFailed
+from gatewright.supervisor.crew import Crew
 from gatewright.supervisor.launch import Launched
 from gatewright.supervisor.messages import Discovered, Reopen, Row
 from gatewright.supervisor.notify import Notifier
 from gatewright.supervisor.operations import SupervisorOperations
+from gatewright.supervisor.plan import StartFailed
 from gatewright.supervisor.process import WorkerLost
 from gatewright.supervisor.serving import AdminServing
 from gatewright.supervisor.watch import Watch
@@ -160,6 +161,8 @@ class Supervisor:
 
     async def _serve(self) -> None:
         """Do what signals say, until one says to end."""
+        if self._asked:  # during the start
+            background(self._reload_by_signal())
         while (number := await self._signals.get()) not in _ENDING:
             if number == signal.SIGHUP:
                 if not self._asked:  # any number of signals before it begins ask for one reload
@@ -185,13 +188,13 @@ class Supervisor:
 
     async def _reload(self, trigger: Trigger, text: str | None, expected: str | None, save: bool) -> Outcome:
         self._notifier.reloading()
-        began = time.time()
+        configurations, began = self.configurations, time.time()
         if text is None:
             self._watch.accept()
         try:
-            outcome = await self.configurations.reload(trigger, text, expected, save)
-            if save:
-                self._watch.accept()
+            outcome = await configurations.reload(trigger, text, expected, save)
+            if save and not outcome.errors:
+                self._watch.accept(configurations.path)
             await self._settle(began)
         finally:
             if self.phase is Phase.READY:
@@ -251,11 +254,15 @@ class Supervisor:
 
     async def _drain(self, delay: float, grace: float) -> None:
         await asyncio.gather(asyncio.sleep(delay), self._registration.leave())
-        self.crew.dismiss(grace)
+        await self.crew.cover(grace)
         self.configurations.close_listeners()  # the workers have their own, and accept what waits there
+        self.crew.dismiss(grace)
         await self.crew.ended(grace)
 
     async def _told_to_end(self) -> signal.Signals:
         while (number := await self._signals.get()) not in _ENDING:
-            pass
+            if number == signal.SIGHUP:
+                self._asked = True
+            else:
+                self.crew.tell(Reopen())
         return number

@@ -6,11 +6,13 @@ and cost a dependency. A look costs 2 us a file.
 """
 
 import asyncio
+import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-Signature = tuple[int, int, int, int]
+Signature = tuple[int, int, int, int, int]
 INTERVAL = 0.5
 _TICK = 0.02  # by which a file system's time of a write may be behind the clock
 
@@ -30,8 +32,11 @@ class Watch:
         last = int((read - _TICK) * 1e9)
         self._seen = {path: self._seen[path] if path in self._seen else _before(path, last) for path in files}
 
-    def accept(self) -> None:
-        """Take all files as they are now: somebody is about to read them, or has written one."""
+    def accept(self, written: Path | None = None) -> None:
+        """Take all files as they are now: somebody is about to read them. Or only the one that was `written`."""
+        if written is not None:
+            self._seen[written] = signature(written)
+            return
         self._seen = {path: signature(path) for path in self._seen}
         self._changed = False
 
@@ -54,7 +59,7 @@ class Watch:
 
 def _before(path: Path, last: int) -> Signature | None:
     found = signature(path)
-    return found if found is None or found[0] < last else None
+    return found if found is None or max(found[:2]) < last else None
 
 
 def signature(path: Path) -> Signature | None:
@@ -63,4 +68,15 @@ def signature(path: Path) -> Signature | None:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def digest_of(path: Path) -> bytes:
+    """Return what tells a file's content from any other; b"" when it cannot be read, or is no file at all."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would have it wait
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return b""
+            return hashlib.sha256(file.read()).digest()
+    except OSError:
+        return b""

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,11 @@ from gatewright.app import Gateway, StartError
 from gatewright.control.discovery.wanted import Found, Instance
 from gatewright.control.loader import check_data
 from gatewright.control.logs import use_own_log
+from gatewright.core import files
 from gatewright.core.tasks import spawn
 from gatewright.supervisor.channel import Channel
 from gatewright.supervisor.messages import (
+    RELEASE,
     VERSION,
     Abort,
     Ask,
@@ -48,6 +49,8 @@ from gatewright.supervisor.messages import (
     Reopen,
     Report,
     Row,
+    Serve,
+    Serving,
     SetTarget,
     SetTargets,
     Started,
@@ -60,9 +63,9 @@ _log = logging.getLogger("gatewright.worker")
 REPORT_SECONDS = 0.25
 _QUIET_REPORTS = 4  # without news, every fourth report is sent
 ORPHAN_GRACE = 3.0  # for what is under way when the supervisor has died
-_GRACE = 30.0
 _LAST_WORDS = 1.0
 _LONGEST_TEXT = 4000
+_MOST_CONTENTS = 16 * 1024 * 1024
 _FROZEN_SECONDS = 75.0  # the supervisor kills one that stands still sooner; this is for when it is gone
 _TIDY_SECONDS = 2.0
 _FILES = 65536
@@ -84,15 +87,15 @@ class Worker:
         self._jobs: asyncio.Queue[tuple[Any, list[socket.socket]]] = asyncio.Queue()
         self._over = asyncio.Event()
         self._told = asyncio.Event()  # how long the end may take
-        self._grace = _GRACE
+        self._grace = 0.0
         self._last: tuple[Any, ...] = ()
         self._silent = 0
         self._channel: Channel[FromSupervisor] = Channel(sock, FromSupervisor, self._received, self._lost)
 
     async def run(self) -> int:
         """Serve until told to stop; return the exit code."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
-        self._channel.send(Hello(VERSION, installed_version("gatewright"), os.getpid()))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._told_by_signal)
+        self._channel.send(Hello(VERSION, RELEASE, os.getpid()))
         self._lag.start()
         working, reporting, over = spawn(self._work()), spawn(self._report_often()), spawn(self._over.wait())
         await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
@@ -155,6 +158,11 @@ class Worker:
         _log.error("the supervisor is gone%s: stopping", f" ({error})" if error is not None else "")
         self._end_within(ORPHAN_GRACE)
 
+    def _told_by_signal(self) -> None:
+        """Somebody wants this worker alone to end; the second time at once."""
+        grace = self._gateway.config.shutdown.grace if self._gateway is not None else 0.0
+        self._end_within(0.0 if self._over.is_set() else grace)
+
     def _end_within(self, grace: float) -> None:
         self._grace = grace
         self._over.set()
@@ -166,6 +174,8 @@ class Worker:
             message, sockets = await self._jobs.get()
             if isinstance(message, Configure):
                 await self._configure(message, sockets)
+            elif isinstance(message, Serve):
+                await self._serve(message, sockets)
             elif isinstance(message, Prepare):
                 await self._prepare(message)
             elif isinstance(message, Commit):
@@ -176,6 +186,10 @@ class Worker:
     # The configuration
 
     async def _configure(self, message: Configure, sockets: list[socket.socket]) -> None:
+        with files.recalling(message.contents) as read:
+            await self._bring_up(message, sockets, read)
+
+    async def _bring_up(self, message: Configure, sockets: list[socket.socket], read: dict[str, bytes]) -> None:
         base_dir = Path(message.base_dir)
         config, problems = check_data(message.data, base_dir, None)
         if config is None:  # the supervisor has found it good: it is of another release, or a file has changed since
@@ -200,8 +214,14 @@ class Worker:
         early, self._early = self._early, []
         for each in early:
             self._received(each, [])
-        self._channel.send(Started([], files=_texts(gateway.files)))
+        contents = _bounded(read | gateway.contents)
+        self._channel.send(Started([], files=_texts(gateway.files), contents=contents))
         _go_on_when_orphaned()
+
+    async def _serve(self, message: Serve, sockets: list[socket.socket]) -> None:
+        assert self._gateway is not None
+        await self._gateway.serve(_by_listener(message.sockets, sockets))
+        self._channel.send(Serving(message.number))
 
     async def _prepare(self, message: Prepare) -> None:
         assert self._gateway is not None
@@ -210,9 +230,13 @@ class Worker:
         prepared: Any = None
         faults: list[Fault] = []
         error = ""
+        contents: dict[str, bytes] = {}
         try:
-            prepared, problems = await self._gateway.prepare(message.data, base_dir)
+            with files.recalling({}) as read:
+                prepared, problems = await self._gateway.prepare(message.data, base_dir)
             faults = _faults(problems)
+            if prepared is not None:
+                contents = _bounded(read | prepared.contents)
         except StartError as exc:
             error = _clipped(str(exc))
         except Exception as exc:  # whatever users' code makes of it, this worker must go on
@@ -220,7 +244,7 @@ class Worker:
             error = _clipped(f"the configuration cannot be prepared: {type(exc).__name__}")
         if prepared is not None:
             self._prepared = (message.number, prepared)
-        self._channel.send(Prepared(message.number, faults, error, _texts(self._gateway.tried)))
+        self._channel.send(Prepared(message.number, faults, error, _texts(self._gateway.tried), contents))
 
     async def _commit(self, message: Commit, sockets: list[socket.socket]) -> None:
         assert self._gateway is not None
@@ -301,6 +325,11 @@ def _faults(problems: Sequence[Any]) -> list[Fault]:
 def _clipped(text: str) -> str:
     """Return a text that a message can hold: users' exceptions say what they like, at any length."""
     return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
+
+
+def _bounded(contents: dict[str, bytes]) -> dict[str, bytes]:
+    """Return contents that a message can hold; none, if they are larger."""
+    return contents if sum(map(len, contents.values())) < _MOST_CONTENTS else {}
 
 
 def _texts(paths: Iterable[Path]) -> list[str]:
