@@ -360,8 +360,8 @@ class Crew:
             self._see_off(slot.worker, grace)
 
     async def cover(self, seconds: float) -> None:
-        """Before the end: have somebody accept who waits at the sockets of a place that is empty. Workers that are being
-        started are waited for: they have sockets already, and may have accepted somebody.
+        """Before the end: have somebody accept who waits at the sockets of a place that is empty. Workers that are
+        being started are waited for: they have sockets already, and may have accepted somebody.
         """
         if not seconds:
             return
