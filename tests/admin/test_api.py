@@ -51,6 +51,23 @@ def test_secrets_of_routes_are_hidden(admin: RunningAdmin) -> None:
     assert shown(admin, "/routes")[0]["conditions"] == ["x-api-key: ***hidden***"]
 
 
+def test_what_secret_variables_hold_is_hidden_wherever_a_route_has_it(tmp_path: Any) -> None:
+    config = """
+services: {s: {targets: ["http://a"]}}
+routes:
+  - {name: a, match: {path: "/x/Abcdef/{rest...}", host: Abcdef.example.com}, service: s, rewrite: "/bot-Abcdef/{rest}"}
+  - {name: b, match: {path: /Abcdef/*, query: {code: x-of-b}}, service: s, strip_prefix: /Abcdef}
+"""
+    with run_admin(FakeOperations(tmp_path, config, secrets=frozenset({"Abcdef"}))) as admin:
+        for path in ("/routes", "/routes/a", "/routes/b", "/config"):
+            text = admin.ask("GET", path).body.lower()
+            assert b"abcdef" not in text
+            assert b"x-of-b" not in text
+        a, b = shown(admin, "/routes")
+    assert (a["path"], a["hosts"]) == ("/x/***hidden***/{rest...}", ["***hidden***.example.com"])
+    assert (a["rewrite"], b["rewrite"]) == ("/bot-***hidden***/{rest}", "strip /***hidden***")
+
+
 def test_targets(admin: RunningAdmin) -> None:
     every = shown(admin, "/targets")
     assert [target["name"] for target in every] == ["10.0.0.1:8001", "10.0.0.2:8001", "[::1]:9"]

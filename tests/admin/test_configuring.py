@@ -171,6 +171,7 @@ def test_hidden_secrets_cannot_become_real_ones(admin: RunningAdmin) -> None:
 def test_what_is_shown_can_be_put_back(tmp_path: Any) -> None:
     config = CONFIG.replace("headers: {x-api-key: a-key-of-eight}", "").replace("Authorization", "X-Tenant")
     config = config.replace("Bearer abcdefgh", "blue").replace("[GET, POST], }", "[GET, POST]}")
+    config = config.replace("body: pong", 'body: "$$5 of $${HOME} at $$$$"')
     with run_admin(FakeOperations(tmp_path, config)) as admin:
         before = admin.operations.loaded.config
         answer = put(admin, admin.ask("GET", "/config").body.decode(), kind="application/json", if_match="*")

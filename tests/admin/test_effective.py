@@ -30,6 +30,13 @@ routes:
 plugins: [some, {other: {a: null, b: [1, {c: 2.5}]}}, {use: "x.y:Z", d: 1}]
 """
 
+DOLLARS = """\
+services: {a: {targets: ["http://a"], health: {path: "/h?$$$$"}}}
+routes:
+  - {name: a, match: {path: "~^/x$", headers: {x-a: "$${A}"}}, respond: {body: "$$5 of $${HOME} at $$$$ $x"}}
+plugins: [{other: {a: "$${A:-}", b: [{c: "$$$$"}], "$$x${A}": "$$$$"}}, {use: "x.y:Z", d: "$${A}"}]
+"""
+
 
 def loaded(folder: Path, text: str) -> GatewayConfig:
     (folder / "a.pem").touch()
@@ -40,7 +47,7 @@ def loaded(folder: Path, text: str) -> GatewayConfig:
     return found.config
 
 
-@pytest.mark.parametrize("text", ["{}", FULL, TLS], ids=["empty", "full", "tls"])
+@pytest.mark.parametrize("text", ["{}", FULL, TLS, DOLLARS], ids=["empty", "full", "tls", "dollars"])
 def test_it_loads_as_the_same_configuration(tmp_path: Path, text: str) -> None:
     config = loaded(tmp_path, text)
     assert loaded(tmp_path, yaml.safe_dump(effective(config))) == config
@@ -73,6 +80,11 @@ plugins: [{jwt: {secret: abcdefgh, url: "https://u:secretpass@h"}}, {headers: {r
         {"jwt": {"secret": MASK, "url": f"https://u:{MASK}@h"}},
         {"headers": {"request": {"set": {"X-A": MASK}}}},
     ]
+
+
+def test_a_secret_with_dollar_signs_is_hidden_too(tmp_path: Path) -> None:
+    shown = effective(loaded(tmp_path, 'plugins: [{other: {a: "x pa$$$$w$${or}d y"}}]'), {"pa$$w${or}d"})
+    assert shown["plugins"] == [{"other": {"a": f"x {MASK} y"}}]
 
 
 def test_no_token_is_shown_as_none(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewright.control.environment import interpolate, read_env
+from gatewright.control.environment import escaped, interpolate, read_env
 
 VALUES = {"A": "1", "EMPTY": "", "ODD": "${A} $$ {x}"}
 
@@ -70,9 +70,15 @@ def test_a_variable_that_must_be_set_says_what_to_do(variables: dict[str, str], 
     assert message == f"the variable KEY is {state}: write KEY=$(a b) into .env"
 
 
-@given(st.text())
+@given(st.text() | st.text(alphabet="${}A"))
 def test_escaped_text_comes_back(text: str) -> None:
     assert interpolate(text.replace("$", "$$"), {}).text == text
+    assert interpolate(escaped(text), VALUES) == (text, (), ())
+
+
+@pytest.mark.parametrize("text", ["~^/x$", "$HOME $5 {A}", ""])
+def test_a_dollar_sign_that_means_nothing_stays_single(text: str) -> None:
+    assert escaped(text) == text
 
 
 @given(st.text(), st.text())

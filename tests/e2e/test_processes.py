@@ -35,6 +35,36 @@ def test_all_workers_serve_and_their_counts_add_up(run, fast):
     assert gateway.end() == 0
 
 
+def test_what_secret_variables_hold_is_shown_nowhere(run, fast, tmp_path):
+    """In whatever form: as a part of a path, in lower case, as a number."""
+    (tmp_path / "door.py").write_text(
+        "from gatewright import Plugin, PluginConfig\n"
+        "class DoorConfig(PluginConfig):\n    number: int\n    other: int = 0\n"
+        "class Door(Plugin[DoorConfig]):\n    pass\n"
+    )
+    config = f"""
+services: {{s: {{targets: ["{fast}"], host: "${{HOOK_SECRET}}.example.com"}}}}
+routes:
+  - {{name: host, match: {{path: /h, host: "${{HOOK_SECRET}}.example.com"}}, service: s}}
+  - name: hook
+    match: {{path: "/hook/${{HOOK_SECRET}}/{{rest...}}"}}
+    service: s
+    rewrite: "/${{HOOK_SECRET}}/{{rest}}"
+    plugins:
+      - use: ./door.py:Door
+        number: ${{DOOR_TOKEN}}
+        other: 1${{DOOR_TOKEN}}
+"""
+    gateway = run(config, environ={"HOOK_SECRET": "Abcdefg", "DOOR_TOKEN": "884122773"}).ready()
+    assert get(gateway.port, "/hook/Abcdefg/x").status == 200
+    gateway.until(lambda: requests_total(gateway) == 1, "the count")
+    for path in ("/config", "/routes", "/routes/host", "/routes/hook", "/services/s", "/metrics"):
+        text = json.dumps(gateway.admin("GET", path)[1]).lower()
+        assert "abcdefg" not in text
+        assert "884122773" not in text
+    assert 'http_route="/hook/***hidden***/{rest...}"' in gateway.admin("GET", "/metrics")[1]
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(run, fast):
     gateway = run(CONFIG.format(workers=2, grace="5s", url=fast)).ready()
     for number in range(30):

@@ -1,5 +1,7 @@
 """Header and query predicates, one at a time."""
 
+from collections.abc import Callable
+
 import pytest
 
 from gatewright.core.headers import Headers
@@ -102,6 +104,8 @@ def test_headers_refused_with_a_sentence(name: str, expected: str | bool, says: 
     assert says in str(caught.value)
 
 
-def test_query_refused_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"query parameter 'v'.*regular expression"):
-        query("v", "~(")
+@pytest.mark.parametrize("make", [header, query])
+def test_a_bad_expression_is_refused_without_being_quoted(make: Callable[[str, str], Predicate]) -> None:
+    with pytest.raises(ValueError, match=r"^the value is not a valid regular expression: missing \)") as caught:
+        make("v", "~(hunter2")
+    assert "hunter2" not in str(caught.value)

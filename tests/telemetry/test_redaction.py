@@ -21,6 +21,7 @@ HIDDEN = "[redacted]"
     [
         *("Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "X-Api-Key", "X-Auth", "X-Auth-Token"),
         *("X-CSRF-Token", "Ocp-Apim-Subscription-Key", "X-Amz-Security-Token", "X-Vault-Token", "x_api_key"),
+        *("X-Session-Id", "x-sid", "X-XSRF", "X-Amz-Signature"),
     ],
 )
 def test_fields_that_carry_credentials(name):

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from gatewright.admin.masking import MASK, mask
 from gatewright.control.base import ConfigModel, Given
+from gatewright.control.environment import escaped
 from gatewright.control.fields import Address
 from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_models import PluginRef
@@ -26,10 +27,20 @@ def effective(model: BaseModel, secrets: Collection[str] = ()) -> dict[str, Any]
     """Return the configuration, or a section of it, as plain data without secrets."""
     data = _mapping(model)
     if not isinstance(model, GatewayConfig):
-        return {name: mask(value, secrets, name) for name, value in data.items()}
+        return {name: _escaped(mask(value, secrets, name)) for name, value in data.items()}
     # The keys below `services` are names: a service that is called `tokens` is no secret.
     services = {name: mask(service, secrets) for name, service in data["services"].items()}
-    return {name: services if name == "services" else mask(value, secrets, name) for name, value in data.items()}
+    shown = {name: services if name == "services" else mask(value, secrets, name) for name, value in data.items()}
+    return {name: _escaped(value) for name, value in shown.items()}
+
+
+def _escaped(data: Any) -> Any:
+    """Return plain data with its texts as a file says them. Keys stay: no variables are put into them."""
+    if isinstance(data, dict):
+        return {key: _escaped(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_escaped(value) for value in data]
+    return escaped(data) if isinstance(data, str) else data
 
 
 def _mapping(model: BaseModel) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gatewright.control.errors import KeyPath, path_text
 from gatewright.control.listing import Row, rows, services_of
 from gatewright.control.plugin_models import PluginList
 from gatewright.plugins import registry
-from gatewright.telemetry.secrets import field_is_secret, names_secret
+from gatewright.telemetry.secrets import field_is_secret, parameter_is_secret
 
 
 class RouteSummary(View):
@@ -88,13 +88,15 @@ def route_view(current: Current, name: str) -> RouteView | None:
 
 def _rows(current: Current) -> list[Row]:
     def show(name: str, value: str) -> str:
-        return MASK if field_is_secret(name) or names_secret(name) else mask_text(value, current.secrets)
+        return MASK if field_is_secret(name) or parameter_is_secret(name) else mask_text(value, current.secrets)
 
     return rows(current.config, show)
 
 
 def _shown(row: Row, current: Current) -> dict[str, Any]:
-    return asdict(row) | {"to": mask_text(row.to, current.secrets)}
+    hosts = [mask_text(host, current.secrets) for host in row.hosts]
+    path, to, rewrite = (mask_text(text or "", current.secrets) for text in (row.path, row.to, row.rewrite))
+    return asdict(row) | {"hosts": hosts, "path": path, "to": to, "rewrite": rewrite or None}
 
 
 def service_summaries(current: Current, targets: list[TargetView]) -> list[ServiceSummary]:

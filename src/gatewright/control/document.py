@@ -13,6 +13,8 @@ from gatewright.control import yaml_tree
 from gatewright.control.environment import Interpolated, interpolate
 from gatewright.control.errors import At, KeyPath, Problem, quoted
 from gatewright.control.yaml_tree import Entry, Node, Place, Scalar, Sequence, YamlError
+from gatewright.telemetry.redaction import Redaction
+from gatewright.telemetry.secrets import REDACTED, names_secret, setting_is_secret
 
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -26,11 +28,12 @@ _FLOAT = re.compile(
 )
 _LEAST, _GREATEST = -(2**63), 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of an environment variable's stray bytes
-_SECRET = re.compile(r"secret|passw|token|credential|authorization|api_?key|private|dsn", re.IGNORECASE)
-_USERINFO = re.compile(r"//[^/@\s]*@")
+_REDACTION = Redaction()
+_BEFORE_HOST = re.compile(r"((?:[^/@]*//)?).*@", re.DOTALL)  # a password may hold what should be percent-encoded
 _SHORTEST_HIDDEN = 3  # a value of one or two characters is no secret, and hiding it would garble the message
 
 PlainData = Any  # None, bool, int, float, str, list and dict of these
+_NOTHING = object()
 
 
 def resolve_scalar(text: str) -> bool | int | float | str | None:
@@ -130,9 +133,14 @@ class Document:
         return any(found[:size] == path for found in self._unreadable)
 
     def values_of(self, chosen: Callable[[str], bool]) -> frozenset[str]:
-        """Return what those variables hold that went into the configuration and whose names are `chosen`."""
-        used = {name for name in self.variables_below(()) if chosen(name)}
-        return frozenset(self._values[name] for name in used if name in self._values)
+        """Return what those variables hold that went into the configuration and whose names are `chosen`.
+
+        So are the numbers that YAML made of them, as Python writes these.
+        """
+        used = [(path, name) for path, names in self._used.items() for name in names if chosen(name)]
+        numbers = [value for value in (self._at(path) for path, _ in used) if isinstance(value, int | float)]
+        held = {self._values[name] for _, name in used}
+        return frozenset(held | {str(number) for number in numbers if not isinstance(number, bool)})
 
     def variables_below(self, path: KeyPath) -> list[str]:
         """Return the variables that went into the value at `path`, or below it."""
@@ -148,25 +156,49 @@ class Document:
         names = self._used.get(path)
         if names:
             return "the value of " + " and ".join(f"${{{name}}}" for name in names)
-        value: PlainData = self.data
+        value = self._at(path)
+        if value is _NOTHING or isinstance(value, dict | list) or _is_secret(path):
+            return None
+        return quoted(_without_credentials(value) if isinstance(value, str) else value)
+
+    def _at(self, path: KeyPath) -> PlainData:
+        """Return what is at `path`, _NOTHING if there is nothing."""
+        value = self.data
         for element in path:
             try:
                 value = value[element]
             except (KeyError, IndexError, TypeError):
-                return None
-        if isinstance(value, dict | list) or any(_SECRET.search(str(element)) for element in path):
-            return None
-        return _USERINFO.sub("//***@", quoted(value))
+                return _NOTHING
+        return value
 
     def without_values(self, message: str, path: KeyPath) -> str:
         """Return `message` with the names of variables in place of what they hold, for those used at or below
-        `path`.
+        `path`; without the value at `path` if it may be a secret, and without credentials.
         """
         for name in self.variables_below(path):
-            value = self._values[name]
-            for shown in _forms(value):
+            for shown in _forms(self._values[name]):
                 message = message.replace(shown, f"${{{name}}}")
-        return message
+        value = self._at(path)
+        if isinstance(value, str) and _is_secret(path):
+            for shown in _forms(value):
+                message = message.replace(shown, REDACTED)
+        return _REDACTION.credentials(message)
+
+
+def _is_secret(path: KeyPath) -> bool:
+    """Tell whether the scalar at `path` may be a secret, by the keys above it."""
+    keys = ["", "", *(key for key in path if isinstance(key, str))]
+    # What a collector is sent is a credential, whatever it is called.
+    return path[:2] == ("tracing", "headers") or any(map(names_secret, keys)) or setting_is_secret(keys[-1], keys[-2])
+
+
+def _without_credentials(text: str) -> str:
+    """Return a text without credentials; a URL without its query and without what stands before its host."""
+    text = _REDACTION.credentials(text)
+    if "@" in text:
+        text = _BEFORE_HOST.sub(r"\1***@", text, count=1)
+    before, mark, _ = text.partition("?")
+    return f"{before}?***" if mark and "://" in before else text
 
 
 def _forms(value: str) -> Iterator[str]:

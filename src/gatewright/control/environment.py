@@ -2,7 +2,7 @@
 
 It owns the syntax of `${NAME}`, `${NAME:-default}`, `${NAME:+text}`, `${NAME:?hint}` and `$$`, and that of `.env`
 files. It knows neither YAML nor the models. Messages name variables and never show what they hold. `document.py` calls
-`interpolate`, the loader the rest.
+`interpolate`, the admin API `escaped`, the loader the rest.
 """
 
 import re
@@ -79,6 +79,11 @@ def interpolate(text: str, variables: Mapping[str, str]) -> Interpolated:
         return value
 
     return Interpolated(_PIECE.sub(replace, text), tuple(used), tuple(problems))
+
+
+def escaped(text: str) -> str:
+    """Return what a file says for `text`: dollar signs are doubled where `interpolate` would take one for more."""
+    return text.replace("$", "$$") if "$$" in text or "${" in text else text
 
 
 def _broken(text: str, start: int) -> str:

@@ -31,14 +31,17 @@ _FAMILIES: dict[str, Callable[[str], Render]] = {
 
 
 def parse_template(text: str) -> str | Render:
-    """Return the text itself where it has no variables, else what renders it. Raises ValueError for an unknown one."""
+    """Return the text itself where it has no variables, else what renders it.
+
+    Raises ValueError for an unknown one, without quoting the text: it may be a credential.
+    """
     parts: list[str | Render] = []
     for match in _PART.finditer(text):
         piece, variable = match.group(), match.group(1)
         if variable is not None:
             parts.append(_variable(variable))
         elif piece in ("{", "}"):
-            raise ValueError(f"{text!r} has a brace without its other half; write {{{{ or }}}} for a brace")
+            raise ValueError("has a brace without its other half; write {{ or }} for a brace")
         else:
             parts.append(piece[0] if piece in ("{{", "}}") else piece)
     if all(isinstance(part, str) for part in parts):

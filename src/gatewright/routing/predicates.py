@@ -61,7 +61,7 @@ def header(name: str, expected: str | bool) -> HeaderPredicate:
     """
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header name: letters, digits and !#$%&'*+-.^_`|~ only")
-    wanted = _expected(f"header {name!r}", expected)
+    wanted = _expected(expected)
     if isinstance(wanted, str):
         wanted = wanted.strip(" \t")  # RFC 9110 section 5.5: what surrounds a field's value is not part of it
         try:
@@ -74,16 +74,17 @@ def header(name: str, expected: str | bool) -> HeaderPredicate:
 def query(name: str, expected: str | bool) -> QueryPredicate:
     """Return the predicate that a configuration writes as `name: expected`; as for `header`, on decoded
     text."""
-    return QueryPredicate(name, _expected(f"query parameter {name!r}", expected))
+    return QueryPredicate(name, _expected(expected))
 
 
-def _expected(where: str, expected: str | bool) -> Expected:
+def _expected(expected: str | bool) -> Expected:
+    """Raise ValueError without quoting the value: it may be a key that clients must have."""
     if isinstance(expected, bool):
         if not expected:
-            raise ValueError(f"{where}: false is not a value; true demands that it is there")
+            raise ValueError("false is not a value; true demands that it is there")
         return None
     if expected.startswith("~"):
-        return compile_regex(expected[1:], f"the value of {where}, {expected!r},")
+        return compile_regex(expected[1:], "the value")
     return expected
 
 

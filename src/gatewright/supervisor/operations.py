@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any, Protocol
 
+from gatewright.admin.masking import mask_text
 from gatewright.admin.operations import (
     Applied,
     BreakerView,
@@ -181,7 +182,7 @@ class SupervisorOperations:
         now = time.monotonic()
         reports = [worker.report for worker in workers if worker.report is not None]
         configurations = self._configurations
-        last = configurations.last_success
+        last, secrets = configurations.last_success, configurations.secrets()
         gauges = Gauges(
             in_flight=sum(report.in_flight for report in reports),
             connections=sum(report.connections for report in reports),
@@ -202,7 +203,7 @@ class SupervisorOperations:
                 for (name, *pairs), at in report.ages
             ],
             lag=max((report.lag for report in reports), default=0.0),
-            templates={route.name: str(route.match.path) for route in configurations.config.routes},
+            templates={route.name: mask_text(route.match.path, secrets) for route in configurations.config.routes},
         )
         return await asyncio.to_thread(render, self._supervisor.totals.rows(), gauges, accept)
 

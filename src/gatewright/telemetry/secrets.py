@@ -1,7 +1,7 @@
 """Which names say that their value is a secret: of header fields, parameters, JSON members, settings.
 
-One list for logs, spans and the admin API, so that what one of them hides no other shows. It knows names, and what a
-credential looks like that stands in a text; `redaction` finds both in messages.
+One list for logs, spans, the admin API and configuration errors, so that what one of them hides no other shows. It
+knows names; `redaction` finds them in messages, and what looks like a credential whatever it is called.
 """
 
 import re
@@ -19,10 +19,10 @@ _SECRET = re.compile(
 _ABOUT = re.compile(r"(?:url|uri|endpoint|header|name|ttl|file|path|type|algorithms?|lifetime|timeout)$", re.IGNORECASE)
 _COOKIES = ("cookie", "set-cookie")  # names of fields, and also of settings: they count within header fields only
 
-# Names that are secret only as a whole. They are compared without case, "_", "-" and ".".
+# Names that are secret only as a whole, or with "X-" before them. They are compared without case, "_", "-" and ".".
 _EXACT = (
     *("cookie", "cookies", "set-cookie", "session", "sessionid", "sid", "csrf", "xsrf"),
-    *("auth", "x-auth", "assertion", "client_assertion", "jwt", "samlrequest", "samlresponse"),
+    *("auth", "assertion", "client_assertion", "jwt", "samlrequest", "samlresponse"),
     *("otp", "passcode", "pin", "credit_card", "card_number", "cvc", "cvv"),
     *("sig", "signature", "x-amz-signature", "x-goog-signature"),
 )
@@ -47,12 +47,17 @@ def bare(name: str) -> str:
 _BARE = frozenset(map(bare, _EXACT))
 
 
+def _is_exact(name: str) -> bool:
+    key = bare(name)
+    return key in _BARE or key.removeprefix("x") in _BARE
+
+
 def member_is_secret(name: str) -> bool:
     """Tell whether what a client or a target says under this name stays out of logs: a header field, a JSON member.
 
     Rather too much than too little: what only seems to be about a secret (`token_type`) stays out too.
     """
-    return _SECRET.search(name) is not None or bare(name) in _BARE
+    return _SECRET.search(name) is not None or _is_exact(name)
 
 
 def parameter_is_secret(name: str) -> bool:
@@ -61,6 +66,16 @@ def parameter_is_secret(name: str) -> bool:
         name = unquote_plus(name)
     # `user[password]` and `jwt[]` are names within names.
     return name.lower() in _PARAMETERS or any(member_is_secret(part) for part in name.replace("]", "").split("["))
+
+
+def setting_is_secret(name: str, section: str = "") -> bool:
+    """Tell whether a text or number that a configuration has under the key `name` of `section` is a secret."""
+    if section in ("headers", "set", "add"):  # fields: of a match, of a fixed answer, of a plugin's edits
+        return field_is_secret(name) or member_is_secret(name)
+    if section == "query":
+        return parameter_is_secret(name)
+    # A setting with the name of such a field says what a cookie is called.
+    return names_secret(name) or (_is_exact(name) and "cookie" not in name.lower())
 
 
 _remembered = lru_cache(1024)(parameter_is_secret)
