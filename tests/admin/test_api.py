@@ -94,6 +94,14 @@ def test_a_target_is_changed(admin: RunningAdmin, change: dict[str, Any], call: 
     assert admin.operations.calls == [("set_target", "shop", "10.0.0.1:8001", *call)]
 
 
+def test_an_application_is_no_target_to_change(admin: RunningAdmin) -> None:
+    answer = admin.ask("PATCH", "/services/items/targets/services.items.main:app", {"draining": True})
+    body = json.loads(answer.body)
+    assert (answer.status, body["reason"]) == (422, "invalid_request")
+    assert body["detail"].startswith("services.items.main:app is an application within the workers: ")
+    assert admin.operations.calls == []
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,19 +1,25 @@
 """The configuration over the API: shown, validated, replaced under a condition, reloaded."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import yaml
 
+from gatewright.admin import configuring
 from gatewright.admin.configuring import _yaml_of
 from gatewright.control.loader import load
 from tests.kit.admin import CONFIG, FakeOperations, RunningAdmin, run_admin
-from tests.kit.wire import Answer
+from tests.kit.wire import TIMEOUT, Answer
 
 OTHER = "routes:\n  - {name: other, match: {path: /other}, respond: {body: hi}}\n"
 BAD = "routes:\n  - {name: a, match: {path: /a}, servise: x}\nlimits: {body: 5}\nfoo: 1\n"
 YAML = "application/yaml"
+ONLY_JSON = (
+    "\x7f\x80\x85\x9f\u2028\u2029\ufeff\ufffe\uffff"  # YAML has them escaped only, or takes them for line breaks
+)
 
 
 def put(admin: RunningAdmin, text: str, path: str = "/config", kind: str = YAML, **fields: str) -> Answer:
@@ -78,6 +84,21 @@ def test_one_of_several_versions_will_do(admin: RunningAdmin) -> None:
     assert admin.operations.calls == [("apply", OTHER, version, False)]
 
 
+@pytest.mark.parametrize("form", ["w/{}", "x{}", "{}x", "*, {}", "{}, *", "{} {}", "{}; {}"])
+def test_what_is_no_list_of_tags_names_no_version(admin: RunningAdmin, form: str) -> None:
+    field = form.replace("{}", admin.operations.version)
+    assert problem(put(admin, OTHER, if_match=field)) == (412, "version_mismatch")
+    assert admin.ask("GET", "/config", if_none_match=field).status == 200
+
+
+def test_fields_of_one_name_count_together(admin: RunningAdmin) -> None:
+    version = admin.operations.version
+    for one, other in ((version, '"old"'), ('"old"', version)):
+        assert admin.ask("GET", "/config", if_none_match=one, If_None_Match=other).status == 304
+        assert put(admin, CONFIG, if_match=one, If_Match=other).status == 200
+    assert problem(put(admin, OTHER, if_match="*", If_Match=version)) == (412, "version_mismatch")
+
+
 def test_a_version_that_changes_meanwhile_is_not_replaced(admin: RunningAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
     operations = admin.operations
     version, real = operations.version, operations.apply
@@ -118,7 +139,11 @@ def test_validation_changes_nothing(admin: RunningAdmin) -> None:
 
 
 def test_json_is_taken_too(admin: RunningAdmin) -> None:
-    config = {"routes": [{"name": "a", "match": {"path": "/a"}, "respond": {"body": "\U0001f600 é / \\ \\/ \n \" '"}}]}
+    config = {
+        "routes": [
+            {"name": "a", "match": {"path": "/a"}, "respond": {"body": "\U0001f600 é / \\ \\/ \n \" '" + ONLY_JSON}}
+        ]
+    }
     for text in (json.dumps(config), json.dumps(config, indent="\t", ensure_ascii=False).replace(" / ", " \\/ ")):
         answer = put(admin, text, kind="application/json; charset=utf-8", if_match="*")
         assert answer.status == 200, answer.body
@@ -150,6 +175,31 @@ def test_what_cannot_be_read(admin: RunningAdmin, body: bytes, kind: str, place:
     (error,) = json.loads(answer.body)["errors"]
     assert (error["line"], error["column"]) == place
     assert message in error["message"]
+
+
+def test_a_body_that_takes_long_to_read_holds_up_nobody(admin: RunningAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(text: str) -> str:
+        begun.set()
+        assert go.wait(TIMEOUT)
+        return OTHER
+
+    monkeypatch.setattr(configuring, "_yaml_of", slow)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(admin.ask, "POST", "/config/validate", {})
+        try:
+            assert begun.wait(TIMEOUT)
+            assert admin.ask("GET", "/healthz").status == 200
+        finally:
+            go.set()
+        assert answer.result(TIMEOUT).status == 200
+
+
+def test_no_more_errors_are_told_than_anybody_reads(admin: RunningAdmin) -> None:
+    answer = admin.ask("POST", "/config/validate", b"a: '***hidden***'\n" * 150, content_type=YAML)
+    body = json.loads(answer.body)
+    assert (len(body["errors"]), body["detail"]) == (101, "The configuration has 150 errors; nothing was changed")
 
 
 def test_no_body_is_told(admin: RunningAdmin) -> None:

@@ -84,6 +84,16 @@ def test_every_operation_says_how_it_refuses(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
+def test_conditions_are_declared(document: dict[str, Any]) -> None:
+    declared = {
+        field["name"]: (method, field["required"])
+        for method, operation in document["paths"]["/config"].items()
+        for field in operation["parameters"]
+        if field["in"] == "header"
+    }
+    assert declared == {"If-None-Match": ("get", False), "If-Match": ("put", True)}
+
+
 def test_every_operation_is_on_the_page_of_the_docs(document: dict[str, Any]) -> None:
     text = (Path(__file__).parents[2] / "docs/admin-api.md").read_text()
     for path, item in document["paths"].items():

@@ -284,6 +284,35 @@ def test_a_body_needs_a_type(open_admin: RunningAdmin) -> None:
         assert reason(client.read_answer()) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize(("method", "path"), [("PATCH", TARGET), ("POST", "/cache/purge"), ("POST", "/reload")])
+def test_yaml_is_for_configurations_only(open_admin: RunningAdmin, method: str, path: str) -> None:
+    for answer in (
+        open_admin.ask(method, path, b"{}", content_type="application/yaml"),
+        open_admin.ask(method, path, b"{}"),
+    ):
+        assert reason(answer) == (415, "unsupported_media_type")
+        assert b"yaml" not in answer.body
+    assert b"application/json or application/yaml" in open_admin.ask("PUT", "/config", b"{}", if_match="*").body
+    assert open_admin.operations.calls == []
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://127.0.0.1:{port}/healthz", 200),
+        ("HTTPS://LocalHost/routes/p%69ng?x=http://evil.example/", 200),
+        ("http://localhost", 404),
+        ("http://localhost?/status", 404),
+        ("http://evil.example/healthz", 421),
+        ("http://localhost@evil.example/healthz", 421),
+        ("http:///healthz", 421),
+    ],
+)
+def test_a_target_in_absolute_form_says_the_host(open_admin: RunningAdmin, target: str, status: int) -> None:
+    field = "localhost" if status == 421 else "evil.example"
+    assert open_admin.ask("GET", target.format(port=open_admin.port), host=field).status == status
+
+
 def test_a_websocket_is_no_way_in(open_admin: RunningAdmin) -> None:
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec_websocket_version": "13"}
     answer = open_admin.ask("GET", "/nothing", sec_websocket_key="AAAAAAAAAAAAAAAAAAAAAA==", **upgrade)
@@ -307,7 +336,7 @@ def test_a_body_that_is_announced_too_large_is_not_read(open_admin: RunningAdmin
     for path, limit in (("/config/validate", 16 * 1024**2), ("/reload", 64 * 1024)):
         for length in (str(limit + 1), "9" * 40):
             with RawSocket.connect(open_admin.port) as client:
-                head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\n"
+                head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 client.send(f"{head}Content-Length: {length}\r\n\r\n".encode())
                 assert client.read_answer().status in ((413, 400) if len(length) == 40 else (413,))
 

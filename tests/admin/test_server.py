@@ -19,10 +19,11 @@ BIG = b"x" * (32 * 1024 * 1024)  # more than any socket's buffers hold
 
 
 class App:
-    """An ASGI application: `/` answers, `/wait` never does, `/big` answers with more than anybody reads."""
+    """An ASGI application: `/` answers, `/late` once it is told to, `/wait` never, `/big` with more than anybody reads."""
 
     def __init__(self) -> None:
         self.waiting = asyncio.Event()
+        self.go = asyncio.Event()
         self.cancelled = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -35,6 +36,9 @@ class App:
                 await asyncio.Event().wait()
             finally:
                 self.cancelled = True
+        if scope["path"] == "/late":
+            self.waiting.set()
+            await self.go.wait()
         body = BIG if scope["path"] == "/big" else b"ok"
         length = str(len(body)).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
@@ -181,6 +185,29 @@ def test_a_request_under_way_is_finished() -> None:
         assert await answered(reader) == b"200 ok"
         assert await ended(reader) == b""
         await stopping
+        writer.close()
+
+    serve(test)
+
+
+def test_a_client_that_sends_no_more_gets_its_answer_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    half_closed = asyncio.Event()
+    real = module._Connection.eof_received
+
+    def eof_received(connection: Any) -> Any:
+        half_closed.set()
+        return real(connection)
+
+    monkeypatch.setattr(module._Connection, "eof_received", eof_received)
+
+    async def test(server: AdminServer, app: App, port: int) -> None:
+        reader, writer = await talk(port, REQUEST.replace(b"/ ", b"/late "))
+        await app.waiting.wait()
+        writer.write_eof()
+        await half_closed.wait()
+        app.go.set()
+        assert await answered(reader) == b"200 ok"
+        assert await ended(reader) == b""
         writer.close()
 
     serve(test)

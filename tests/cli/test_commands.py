@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 
@@ -164,6 +165,41 @@ def test_version(gatewright):
     words = gatewright("version").stdout.split()
     assert words[0] == "gatewright"
     assert words[1][0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [(">/dev/full", "cannot be written: No space left on device"), (">&-", "is closed")],
+)
+@pytest.mark.parametrize("arguments", [["version"], ["schema"], ["routes", "g.yaml"], ["routes", "g.yaml", "--json"]])
+def test_an_output_that_takes_nothing_is_one_line_and_exit_1(tmp_path, arguments, where, said):
+    (tmp_path / "g.yaml").write_text(CONFIG)
+    command = [sys.executable, "-c", "from gatewright.cli import main; main()", *arguments]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {where}', "sh", *command],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        check=False,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (1, f"gatewright: standard output {said}\n")
+
+
+def test_a_terminal_that_does_not_know_its_width_is_printed_to(tmp_path):
+    (tmp_path / "g.yaml").write_text(CONFIG)
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", "from gatewright.cli import main; main()", "routes", "g.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "0"},
+        stdout=theirs,
+        check=True,
+        timeout=30,
+    )
+    os.close(theirs)
+    assert b"ROUTE" in os.read(ours, 65536)
+    os.close(ours)
 
 
 @pytest.mark.parametrize("arguments", [["cheque"], ["check", "a", "b"], ["routes", "--jsn"], []])

@@ -139,6 +139,37 @@ def test_a_purge_that_is_refused(asks: Run, admin: RunningAdmin) -> None:
     assert done.stderr.startswith("gatewright: url is none that a client can ask for: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--prefix", "shop"], "body.prefix: String should match pattern "),
+        (["--all"], "no worker serves\n"),
+    ],
+)
+def test_what_a_refusal_says_more_is_told_too(asks: Run, admin: RunningAdmin, options: list[str], said: str) -> None:
+    admin.operations.reasons = ["shutting down"]
+    done = asks("purge", *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 2)
+    assert done.stderr.startswith(said)
+
+
+def test_a_refusal_is_json_too(asks: Run, gatewright: Run, admin: RunningAdmin) -> None:
+    plain, done = asks("drain", "shop", "10.0.0.9:1"), asks("drain", "shop", "10.0.0.9:1", "--json")
+    assert (done.returncode, done.stderr) == (1, plain.stderr)
+    assert json.loads(done.stdout)["reason"] == "not_found"
+    done = gatewright("status", "--json", "--admin", admin.url)
+    assert (done.returncode, json.loads(done.stdout)["reason"]) == (1, "unauthorized")
+
+
+def test_names_that_the_output_cannot_encode_are_escaped(gatewright: Run, admin: RunningAdmin) -> None:
+    view = admin.operations._targets["shop", "[::1]:9"]
+    admin.operations._targets["größe", "[::1]:9"] = view.model_copy(update={"service": "größe"})
+    where = {"GATEWRIGHT_ADMIN": admin.url, "GATEWRIGHT_ADMIN_TOKEN": TOKEN}
+    done = gatewright("targets", PYTHONIOENCODING="ascii", **where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].split()[1] == r"gr\xf6\xdfe"
+
+
 def test_json_is_what_the_api_says(asks: Run, admin: RunningAdmin) -> None:
     fields = {"authorization": f"Bearer {TOKEN}"}
     for command, path in (("status", "/status"), ("targets", "/targets")):
@@ -245,7 +276,20 @@ def test_addresses_that_are_taken(tmp_path: Path, given: str, url: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "ftp://a", "http://", "http://a:0", "http://a:99999", "http://u:p@a", "http://a?x", "http://a b", "[::1"],
+    [
+        "",
+        "ftp://a",
+        "http://",
+        "http://a:0",
+        "http://a:99999",
+        "http://u:p@a",
+        "http://a?x",
+        "http://a b",
+        "[::1",
+        "http://a..b:1",
+        f"http://{'a' * 64}",
+        "http://a/ü",
+    ],
 )
 def test_addresses_that_are_not(tmp_path: Path, given: str) -> None:
     with pytest.raises(RemoteError, match="--admin must be a URL"):
@@ -287,6 +331,47 @@ def test_an_answer_of_another_version_is_one_line(gatewright: Run, target: Calla
         done = gatewright(command, "--admin", target(script).url)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "gatewright: the answer is not one of this version's admin API\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "change"),
+    [
+        ("status", {"uptime_seconds": float("inf")}),
+        ("status", {"config": {"version": 5}}),
+        ("status", {"workers": [{"index": 0}]}),
+        ("targets", {"breaker": None}),
+    ],
+)
+def test_a_strange_answer_is_one_line(
+    gatewright: Run, admin: RunningAdmin, target: Callable[..., Target], command: str, change: dict[str, Any]
+) -> None:
+    done = gatewright(command, "--admin", target(_altered(admin, command, change)).url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "gatewright: the answer is not one of this version's admin API\n"
+
+
+def test_no_answer_gives_a_terminal_orders(gatewright: Run, admin: RunningAdmin, target: Callable[..., Target]) -> None:
+    order = "\x1b[2J"
+    members = {"name": 5, "weight": order, "in_flight": order, "ejected": order, "breaker": {order: 1}}
+    done = gatewright("targets", "--admin", target(_altered(admin, "targets", members)).url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert done.stdout.splitlines()[1].split() == [
+        "5", "shop", "up", r"\x1b[2J", "(file:", "1)", r"\x1b[2J", "1", r"\x1b[2J", r"\x1b[2J"
+    ]  # fmt: skip
+
+
+def _altered(admin: RunningAdmin, path: str, change: dict[str, Any]) -> Callable[[TargetSession], None]:
+    """Return what answers as the API does, but for these members of what it says, or of the first thing that it lists."""
+    answer = json.loads(admin.ask("GET", f"/{path}", authorization=f"Bearer {TOKEN}").body)
+    (answer[0] if isinstance(answer, list) else answer).update(change)
+    body = json.dumps(answer).encode()
+
+    def script(session: TargetSession) -> None:
+        session.read_request()
+        session.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    return script
 
 
 @pytest.mark.parametrize(

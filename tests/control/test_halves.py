@@ -93,7 +93,7 @@ def test_a_text_is_loaded_in_the_place_of_the_file(tmp_path: Path) -> None:
     assert loaded.config.listeners[0].tls.cert == tmp_path / "a.crt"
     assert loaded.files[0] == path
     (error,) = load(path, {}, text="lissteners: []\n").errors
-    assert str(error).startswith(f"{path}:1:1: lissteners: unknown key")
+    assert str(error).startswith("request body:1:1: lissteners: unknown key")
 
 
 def test_a_root_that_is_no_mapping_is_an_error_in_both_halves(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,25 @@ def test_all_workers_know_the_targets_also_new_ones(process, target, consul, tmp
     assert running.admin("PATCH", f"/services/s/targets/127.0.0.1:{b.port}", {"draining": True})[0] == 404
     assert running.reload()[0] == 200
     assert get(running.port).status == 503, "a reload enables nothing"
+
+
+def test_a_target_that_goes_while_it_is_changed_is_not_there(process, target, consul, tmp_path):
+    a, b = target(), target()
+    consul.say([entry(a.port)], 1)
+    running = process(config(consul, tmp_path))
+    running.until(lambda: running.admin("GET", "/readyz")[0] == 200)
+    (worker,) = running.workers()
+    os.kill(worker, signal.SIGSTOP)  # what is asked of all workers waits for this one
+    with ThreadPoolExecutor() as pool:
+        change = pool.submit(running.admin, "PATCH", f"/services/s/targets/127.0.0.1:{a.port}", {"draining": True})
+        try:
+            assert running.admin("GET", "/healthz")[0] == 200
+            consul.say([entry(b.port)], 2)
+            for _ in range(3):
+                consul.asked()  # the third question comes when the second answer was taken
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert change.result()[0] == 404
 
 
 def test_readiness_waits_for_the_first_answer(process, target, consul, tmp_path):

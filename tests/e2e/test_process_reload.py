@@ -269,6 +269,9 @@ def test_a_configuration_is_applied_saved_and_guarded_by_the_api(run, fast):
     on_disk = gateway.file.read_text()
     text = on_disk + "limits: {body: 3MiB}\n"
     assert gateway.admin("PUT", "/config", text, {"If-Match": '"other"'})[0] == 412
+    status, answer = gateway.admin("PUT", "/config", text + "foo: 1\n", {"If-Match": version})
+    assert (status, [error["file"] for error in answer["errors"]]) == (422, ["request body"])
+    assert gateway.status()["last_reload"]["errors"][0]["file"] == "request body"
     assert gateway.admin("PUT", "/config", text, {"If-Match": version})[0] == 200
     config = gateway.status()["config"]
     assert (config["source"], config["saved"]) == ("api", False)
@@ -283,6 +286,7 @@ def test_a_configuration_is_applied_saved_and_guarded_by_the_api(run, fast):
     assert gateway.status()["config"]["saved"] is False
     status, answer = gateway.admin("PUT", "/config?save=true", saved, {"If-Match": "*"})
     assert (status, gateway.file.read_text()) == (422, saved + "# edited by hand\n"), answer
+    assert answer["errors"][0]["file"] == str(gateway.file)
     gateway.file.write_text("services: [")
     if os.geteuid() == 0:
         os.chown(gateway.file, 4321, 4322)

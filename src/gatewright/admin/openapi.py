@@ -50,6 +50,12 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
 
 
+def header_field(name: str, description: str, required: bool = False) -> dict[str, Any]:
+    """Return what a route declares of a header field that it reads itself."""
+    field = {"name": name, "in": "header", "required": required, "description": description}
+    return {"parameters": [field | {"schema": {"type": "string"}}]}
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the document for the routes of `app`."""
     document = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION.strip(), routes=app.routes)

@@ -187,7 +187,10 @@ class Operations(Protocol):
         """Return every target, in the order of the configuration."""
 
     async def set_target(self, service: str, target: str, draining: bool | None, weight: int | None) -> TargetView:
-        """Drain, enable or weight a target in every worker; None leaves as it is. Raises UnknownTarget."""
+        """Drain, enable or weight a target in every worker; None leaves as it is. Raises UnknownTarget.
+
+        It is no operation on applications: they are shown beside the targets, and are none.
+        """
 
     async def purge(self, kind: PurgeKind, value: str) -> int:
         """Have the caches of every worker, and their Redis, forget what this names; return how many were told.

@@ -33,6 +33,7 @@ TITLES = {
     "version_mismatch": "Configuration has changed meanwhile",
     "not_ready": "Not ready",
 }
+_MOST_ERRORS = 101  # more help nobody, and would take the API seconds to write
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -47,7 +48,9 @@ class Problem(BaseModel):
     detail: str = Field(description="A sentence for people")
     reason: str = Field(description="A stable word for programs")
     request_id: str = Field(description="Also in X-Request-ID, and in the gateway's log where it failed")
-    errors: list[ErrorView] | None = Field(None, description="With invalid_configuration: everything that is wrong")
+    errors: list[ErrorView] | None = Field(
+        None, description="With invalid_configuration: what is wrong, as far as anybody reads"
+    )
     fields: list[str] | None = Field(None, description="With invalid_request: what is wrong, member by member")
     reasons: list[str] | None = Field(None, description="With not_ready: why not")
 
@@ -86,7 +89,8 @@ def invalid_configuration(errors: list[ConfigError]) -> Refused:
     """Return the refusal of a configuration that has errors."""
     count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
     detail = f"The configuration has {count}; nothing was changed"
-    return Refused(422, "invalid_configuration", detail, errors=[ErrorView.of(error) for error in errors])
+    views = [ErrorView.of(error) for error in errors[:_MOST_ERRORS]]
+    return Refused(422, "invalid_configuration", detail, errors=views)
 
 
 def install(app: FastAPI) -> None:

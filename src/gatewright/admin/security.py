@@ -4,7 +4,7 @@ It refuses what a web page in somebody's browser could send (other origins, DNS 
 and bodies that are too large; it also answers for what fails unexpectedly. Pure ASGI; it knows no route but those that
 need no token. `app.make_app` puts it in place.
 
-In the order in which they are asked:
+In the order in which they are asked, once a target in absolute form has become a path and a Host:
 - DNS rebinding: without a token, the Host must be a name that only this machine can mean.
 - Cross-site: Origin and Sec-Fetch-Site must be absent or say that the page is the API's own, for every method.
 - Token: in constant time, over digests, so that not even its length shows.
@@ -18,6 +18,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
@@ -36,6 +37,7 @@ JSON_TYPE = "application/json"
 _SMALL_BODY = 64 * 1024
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:@/?#\s\[\]]+)(?::[0-9]{1,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/]*)(/.*)?", re.IGNORECASE)
 _ANSWER_FIELDS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -43,7 +45,6 @@ _ANSWER_FIELDS = (
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
-_TYPES = f"{JSON_TYPE} or application/yaml"
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _origin_form(scope)
         request_id = uuid4().hex
         answer = _Answer(send, request_id)
         try:
@@ -115,6 +117,16 @@ class _Answer:
 def _failed(request_id: str) -> JSONResponse:
     detail = f"The request failed within the gateway; its log says more, under {request_id}"
     return problem(Refused(500, "internal_error", detail), request_id)
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """Return `scope` with a path; of an absolute target the host counts, not the field (RFC 9112 section 3.2.2)."""
+    absolute = _ABSOLUTE.fullmatch(scope["raw_path"])
+    if absolute is None:
+        return scope
+    host, path = absolute.group(1), absolute.group(2) or b"/"
+    fields = [(b"host", host), *(field for field in scope["headers"] if field[0] != b"host")]
+    return {**scope, "path": unquote(path.decode("ascii")), "raw_path": path, "headers": fields}
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:
@@ -178,10 +190,13 @@ def _check_token(fields: list[str], token: str) -> None:
 def _check_type(scope: Scope) -> None:
     """Refuse what a form can send; browsers ask before they send anything else to another site, and are told no."""
     types = _values(scope, b"content-type")
-    if len(types) > 1 or any(media_type(value) not in (JSON_TYPE, *YAML_TYPES) for value in types):
-        raise Refused(415, "unsupported_media_type", f"A body must be {_TYPES}")
+    is_config = scope["path"] in CONFIG_PATHS
+    taken = {JSON_TYPE, *YAML_TYPES} if is_config else {JSON_TYPE}
+    told = f"{JSON_TYPE} or application/yaml" if is_config else JSON_TYPE
+    if len(types) > 1 or any(media_type(value) not in taken for value in types):
+        raise Refused(415, "unsupported_media_type", f"A body must be {told} here")
     if not types and _has_body(scope):
-        raise Refused(415, "unsupported_media_type", f"A body needs a Content-Type: {_TYPES}")
+        raise Refused(415, "unsupported_media_type", f"A body needs a Content-Type here: {told}")
 
 
 def media_type(value: str) -> str:

@@ -125,6 +125,14 @@ class _Connection(H11Protocol):
         self._allow(HEAD_SECONDS)  # before the next request, which may be here already, gets its own
         super().on_response_complete()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Stay for the answer to a request that is here whole, and no longer: who sends no more may read on."""
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]
+            return False
+        cycle.keep_alive = False
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()

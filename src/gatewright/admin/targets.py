@@ -59,6 +59,10 @@ def add_targets(app: FastAPI, operations: Operations) -> None:
         given = change.model_fields_set
         if not given:
             raise Refused(422, "invalid_request", "Say what to change: draining, weight or both")
+        service = (await operations.current()).config.services.get(name)
+        if service is not None and service.app == target:
+            detail = f"{target} is an application within the workers: it can be neither drained nor weighted"
+            raise Refused(422, "invalid_request", detail)
         try:
             return await operations.set_target(
                 name,

@@ -1,9 +1,12 @@
 """`gatewright`: run, check, routes, schema, token, version; and for a gateway that runs, what `running` has.
 
-Exit codes: 0 fine, 1 a configuration or a start that failed, 2 usage.
+Exit codes: 0 fine, 1 what failed (a configuration, a start, a request, writing the output), 2 usage.
 """
 
+import errno
+import io
 import json
+import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,7 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 ConfigFile = Annotated[Path, typer.Argument(help="The configuration file.", show_default=True)]
+
+
+@app.callback()
+def _say_somewhere(context: typer.Context) -> None:
+    if sys.stdout is None and context.invoked_subcommand != "run":
+        print("gatewright: standard output is closed", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -81,8 +93,22 @@ for command in (token, *running.COMMANDS):
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding has not
+    if os.environ.get("COLUMNS") == "0":  # a terminal that does not know; rich would print nothing
+        del os.environ["COLUMNS"]
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:  # `gatewright schema | head`
         sys.stderr.close()
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        print(f"gatewright: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left of it, which Python writes at its end
         raise SystemExit(1) from None

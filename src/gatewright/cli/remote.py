@@ -7,7 +7,7 @@ commands in `running` use it; what answers mean is theirs. Standard library only
 import http.client
 import json
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,15 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class RemoteError(Exception):
-    """What was asked for did not happen. `args[0]` is one line for a person, `errors` those of a configuration."""
+    """What was asked for did not happen. `args[0]` is one line for a person, and `lines` stand before it.
 
-    def __init__(self, message: str, errors: Iterable[ConfigError] = ()) -> None:
+    `problem` is how the API refused it; None where it was not the API.
+    """
+
+    def __init__(self, message: str, lines: Iterable[str] = (), problem: dict[str, Any] | None = None) -> None:
         super().__init__(printable(message))
-        self.errors = list(errors)
+        self.lines = [printable(line) for line in lines]
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,9 @@ class Remote:
             raise RemoteError(f"what answers at {self.url} is no gateway's admin API (status {status})")
         if status == 401:
             what = "does not take this token" if self.token else "wants a token"
-            raise RemoteError(f"the gateway at {self.url} {what}: set {variables.TOKEN}{self.note}")
+            raise RemoteError(f"the gateway at {self.url} {what}: set {variables.TOKEN}{self.note}", (), answer)
         if status >= 400:
-            raise RemoteError(answer["detail"], _errors(answer.get("errors")))
+            raise RemoteError(answer["detail"], _lines(answer), answer)
         return answer
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
@@ -122,7 +126,8 @@ def _checked(url: str) -> str:
         url = f"http://{url}"
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and parts.path.isascii()
+        (parts.hostname or "").encode("idna")  # what a name is looked up as, where it can be one
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment or parts.username is not None or not url.isprintable() or " " in url:
@@ -134,11 +139,10 @@ def _is_problem(answer: Any) -> bool:
     return isinstance(answer, dict) and isinstance(answer.get("detail"), str) and isinstance(answer.get("reason"), str)
 
 
-def _errors(views: Any) -> list[ConfigError]:
-    """Return a configuration's errors, which are printed as `check` does it."""
-    return [
-        ConfigError(
-            Path(view["file"]), view["line"], view["column"], view["path"], view["message"], view.get("suggestion")
-        )
-        for view in views or ()
-    ]
+def _lines(problem: dict[str, Any]) -> Iterator[str]:
+    """Yield what a problem says besides its detail; a configuration's errors as `check` prints them."""
+    for view in problem.get("errors") or ():
+        place = Path(view["file"]), view["line"], view["column"], view["path"]
+        yield str(ConfigError(*place, view["message"], view.get("suggestion")))
+    for member in ("fields", "reasons"):
+        yield from problem.get(member) or ()

@@ -48,7 +48,7 @@ TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="The target, a
 
 def status(admin: AdminUrl = None, token: AdminToken = None, config: Config = DEFAULT, as_json: AsJson = False) -> None:
     """Show a running gateway's condition."""
-    with _remote(admin, token, config) as remote:
+    with _remote(admin, token, config, as_json) as remote:
         _print(remote.ask("GET", "/status"), as_json, _print_status)
 
 
@@ -56,7 +56,7 @@ def targets(
     admin: AdminUrl = None, token: AdminToken = None, config: Config = DEFAULT, as_json: AsJson = False
 ) -> None:
     """List the targets of a running gateway, and their condition."""
-    with _remote(admin, token, config) as remote:
+    with _remote(admin, token, config, as_json) as remote:
         _print(remote.ask("GET", "/targets"), as_json, _print_targets)
 
 
@@ -112,13 +112,13 @@ def purge(
     given = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise typer.BadParameter("say what to forget: one of --url, --prefix, --tag and --all")
-    with _remote(admin, token, config) as remote:
+    with _remote(admin, token, config, as_json) as remote:
         _print(remote.ask("POST", "/cache/purge", given), as_json, lambda view: print(_purge_words(view)))
 
 
 def reload(admin: AdminUrl = None, token: AdminToken = None, config: Config = DEFAULT, as_json: AsJson = False) -> None:
     """Have a running gateway read its configuration again. One that is not good changes nothing."""
-    with _remote(admin, token, config) as remote:
+    with _remote(admin, token, config, as_json) as remote:
         answer = remote.ask("POST", "/reload")
         _print(answer, as_json, lambda done: print("reloaded" if done["changed"] else "nothing has changed"))
 
@@ -127,18 +127,20 @@ COMMANDS = (status, targets, drain, enable, weight, purge, reload)
 
 
 @contextmanager
-def _remote(admin: str | None, token: str | None, config: Path) -> Iterator["Remote"]:
+def _remote(admin: str | None, token: str | None, config: Path, as_json: bool) -> Iterator["Remote"]:
     """Yield the gateway; what goes wrong with it is told, and exits with 1."""
     from gatewright.cli.remote import RemoteError, find
 
     try:
         yield find(admin, token, config)
     except RemoteError as error:
-        for line in error.errors:
+        if as_json and error.problem is not None:
+            print(json.dumps(error.problem, indent=2))
+        for line in error.lines:
             print(line, file=sys.stderr)
         print(f"gatewright: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    except (LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         print("gatewright: the answer is not one of this version's admin API", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -148,7 +150,7 @@ def _change(
 ) -> None:
     from gatewright.cli.remote import path_of
 
-    with _remote(*where) as remote:
+    with _remote(*where, as_json) as remote:
         answer = remote.ask("PATCH", path_of("services", service, "targets", target), change)
         _print(answer, as_json, lambda view: print(_sentence(view)))
 
@@ -183,9 +185,9 @@ def _target_cells(view: dict[str, Any]) -> "Cells":
     circuits = [f"{count} {state.replace('_', '-')}" for state, count in view["breaker"].items() if count]
     weight, configured = view["weight"], view["configured_weight"]
     return {
-        "TARGET": printable(view["name"]),
-        "SERVICE": printable(view["service"]),
-        "STATE": printable(view["state"]),
+        "TARGET": f"{view['name']}",
+        "SERVICE": f"{view['service']}",
+        "STATE": f"{view['state']}",
         "WEIGHT": f"{weight}" if weight == configured else f"{weight} (file: {configured})",
         "IN FLIGHT": f"{view['in_flight']}",
         "BREAKER": ", ".join(circuits),
@@ -205,16 +207,13 @@ def _print_status(view: dict[str, Any]) -> None:
         "requests": f"{view['requests_total']} so far, {view['in_flight']} in flight",
         "connections": f"{view['connections']}",
     }
+    titles = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "CONNECTIONS", "IN FLIGHT"]
+    keys = ["index", "pid", "state", "started_at", "restarts", "connections", "in_flight"]
+    rows = [{title: f"{worker[key]}" for title, key in zip(titles, keys, strict=True)} for worker in view["workers"]]
     width = max(map(len, lines))
     for title, text in lines.items():
         print(f"{title:{width}}  {printable(text)}")
     print()
-    titles = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "CONNECTIONS", "IN FLIGHT"]
-    keys = ["index", "pid", "state", "started_at", "restarts", "connections", "in_flight"]
-    rows = [
-        {title: printable(str(worker[key])) for title, key in zip(titles, keys, strict=True)}
-        for worker in view["workers"]
-    ]
     from gatewright.cli.tables import print_table
 
     print_table(rows, titles)

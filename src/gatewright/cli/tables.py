@@ -9,14 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gatewright.core.text import printable
+
 Cells = dict[str, str]
 
 
 def print_table(cells: list[Cells], titles: list[str]) -> None:
     """Print a row for each of `cells`: what stands under each title, in this order. The first column is never broken.
 
-    Where there is no terminal nothing is wrapped or cut: a line a row.
+    Where there is no terminal nothing is wrapped or cut: a line a row. What a terminal would obey is shown escaped.
     """
+    cells = [{title: printable(text) for title, text in line.items()} for line in cells]
     if sys.stdout.isatty():
         _print_for_terminal(cells, titles)
     else:

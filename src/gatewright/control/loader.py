@@ -27,6 +27,7 @@ from gatewright.control.references import check_references
 from gatewright.control.yaml_tree import YamlError, place_of
 from gatewright.plugins import registry
 
+BODY = Path("request body")  # what errors name in a text that did not come from the file
 MAX_FILE = 16 * 1024 * 1024
 ENV_FILES = (".env", "docs/.env")  # beside the configuration; the first one that has a variable counts
 
@@ -95,9 +96,9 @@ def load(
 
     Variables come from `environ` (by default the process's), then from `.env` and `docs/.env` beside the
     file. Plugins are looked up in `plugins` and their settings checked; with None only the shape of the lists
-    is. With `text` that is loaded in place of what the file holds.
+    is. With `text` that is loaded in place of what the file holds, and what is wrong with it is said of `BODY`.
     """
-    run = _Run(path, path.parent)
+    run = _Run(path if text is None else BODY, path.parent)
     run.files.append(path)
     if text is None:
         text = _read(run, path)

@@ -146,8 +146,10 @@ class SupervisorOperations:
         if (service, target) not in self._supervisor.tracking.names(config):
             raise UnknownTarget(f"service {service!r} has no target {target!r}")
         self._crew.set_target(Row(service, target, draining=draining, weight=weight))
-        views = await self.targets()
-        return next(view for view in views if view.service == service and view.name == target)
+        for view in await self.targets():
+            if view.service == service and view.name == target:
+                return view
+        raise UnknownTarget(f"service {service!r} has no target {target!r} any more")
 
     async def purge(self, kind: PurgeKind, value: str) -> int:
         """Have the caches of every worker, and their Redis, forget what this names; return how many were told."""
