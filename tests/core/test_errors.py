@@ -38,7 +38,7 @@ def test_every_reason_has_a_status_and_a_title():
                 "upstream_malformed",
             ],
         ),
-        (503, ["no_healthy_target", "circuit_open", "overloaded", "pool_exhausted", "draining"]),
+        (503, ["no_healthy_target", "circuit_open", "overloaded", "pool_exhausted", "sockets_exhausted", "draining"]),
         (504, ["connect_timeout", "response_timeout", "idle_timeout", "total_timeout"]),
     ],
 )

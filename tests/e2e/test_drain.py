@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import threading
 
@@ -72,7 +73,7 @@ def test_quiet_connections_close_at_once_and_a_begun_request_is_answered(start, 
             assert client.read_answer().get("connection") is None
         clock.ahead = 2.0
         begun.send(REQUEST[:10])
-        until(running, lambda: any(each.state.value == "head" for each in running.listeners[0].connections))
+        until(running, lambda: "head" in states(running))
         stopping = Stopping(running, 10)
         assert idle.read_to_end() == b""
         assert running.gateway.connections == 1
@@ -229,11 +230,13 @@ def test_when_the_time_is_up_those_without_an_answer_get_503_and_the_rest_is_cut
         clients["socket"] = stack.enter_context(RawSocket.connect(running.port))
         clients["socket"].send(b"GET /socket HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
         clients["socket"].read_until(b"\r\n\r\nhi")
+        clients["begun"] = stack.enter_context(RawSocket.connect(running.port))
+        clients["begun"].send(REQUEST[:10])
         for path in ("events", "download", "endless"):
             clients[path].read_until(b"\r\n\r\n")
-        until(running, lambda: running.gateway.in_flight == 6)
+        until(running, lambda: running.gateway.in_flight == 6 and "head" in states(running))
         stopping = Stopping(running, 0.2)
-        for path in ("waiting", "upload"):
+        for path in ("waiting", "upload", "begun"):
             answer = clients[path].read_answer()
             assert why(answer) == (503, "draining")
             assert (answer.get("retry-after"), answer.get("connection")) == ("1", "close")
@@ -254,7 +257,80 @@ def test_when_the_time_is_up_those_without_an_answer_get_503_and_the_rest_is_cut
     }
     assert {path: (status, reason) for path, status, reason in done} == expected
     log = {line["path"]: (line["status"], line["reason"]) for line in running.access_log()}
-    assert log == expected
+    assert log == expected | {"": (503, "draining")}, "of what has only begun the path is not known"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+WRITE_TIMEOUT = "limits: {write_timeout: 200ms}\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "end", "limits"),
+    [(60_000, b"0\r\n\r\n", ""), (60_000, b"0\r\n\r\n", WRITE_TIMEOUT), (300_000, b"", WRITE_TIMEOUT)],
+    ids=["when the grace is up", "by write_timeout", "by write_timeout while it comes"],
+)
+def test_an_answer_that_only_the_close_ends_is_not_cut_in_an_orderly_way(start, target, size, end, limits):
+    """Its exchange may be over: the client takes nothing, and the rest waits in the gateway."""
+
+    go = threading.Event()
+
+    def script(session):
+        session.read_head()
+        session.send(CHUNKED + b"5\r\nbegun\r\n")
+        go.wait(10)
+        session.send(b"%x\r\n%b\r\n" % (size, bytes(size)) + end)
+        session.read_to_end()
+
+    running = start(target(script), extra=limits)
+    running.call(hold_little, running)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", running.port))
+        client = RawSocket(sock)
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        client.read_until(b"\r\n\r\nbegun")
+        go.set()
+        if not limits:
+            until(running, lambda: states(running) == ["linger"])
+            Stopping(running, 0.1).over()
+        until(running, lambda: running.gateway.connections == 0)
+        assert len(client.read_to_end()) < size
+        assert client.was_reset
+
+
+def hold_little(running) -> None:
+    """Have the system hold little of what a client does not take."""
+    for server in running.listeners[0]._servers:
+        for listening in server.sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+
+def states(running) -> list[str]:
+    """What the client connections are doing; called on the gateway's loop."""
+    return [connection.state.value for connection in running.listeners[0].connections]
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_who_has_asked_in_time_is_answered_though_the_loop_is_late(start, target, draining):
+    """uvloop looks at its timers first, and then at what can be read."""
+    running = start(target(), extra="limits: {keepalive_timeout: 500ms}\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, RawSocket.connect(running.port) as client:
+
+        def ask_and_block() -> None:
+            asyncio.get_running_loop().remove_reader(theirs)
+            client.send(REQUEST)
+            threading.Event().wait(0.7)  # nobody sets it: the loop stands still past the connection's time
+
+        running.call(lambda: asyncio.get_running_loop().add_reader(theirs, ask_and_block))
+        client.send(REQUEST)
+        assert client.read_answer().status == 200
+        stopping = Stopping(running, 10) if draining else None
+        ours.send(b"now")
+        assert client.read_answer().body == b"ok"
+        if stopping is not None:
+            assert client.read_to_end() == b""
+            stopping.over()
 
 
 def test_a_request_behind_an_answer_that_had_begun_is_answered(start, target):

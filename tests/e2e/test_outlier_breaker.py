@@ -1,5 +1,8 @@
 """What protects a target that fails, and the clients from it: ejection, breaker, the bound on requests in flight."""
 
+import asyncio
+import errno
+import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +47,37 @@ def test_a_success_between_failures_saves_a_target(gateway, target):
     for _ in range(12):
         get(running.port)
     assert shaky.received.count(b"GET /") == 6
+
+
+class LackingLoop(asyncio.SelectorEventLoop):
+    """Opens no connection while it has an `error` for that."""
+
+    error: int | None = None
+    asked = 0
+
+    async def create_connection(self, *args, **options):
+        if self.error is not None:
+            self.asked += 1
+            raise OSError(self.error, os.strerror(self.error))
+        return await super().create_connection(*args, **options)
+
+
+@pytest.mark.parametrize("lack", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL])
+def test_what_the_gateway_lacks_says_nothing_against_its_targets(gateway, target, lack):
+    loop = LackingLoop()
+    health = "health: {path: /, interval: 50ms, unhealthy: 1}\n"
+    lines = BREAKER + "\noutlier: {consecutive: 1, eject: 30s}\n" + health
+    running = gateway(services({"s": [target().url, target().url]}, lines), loop=lambda: loop)
+    loop.error = lack
+    refused = [get(running.port) for _ in range(4)]
+    assert {why(answer) for answer in refused} == {(503, "sockets_exhausted")}
+    assert {answer.get("retry-after") for answer in refused} == {"1"}
+    assert os.strerror(lack) in running.access_log()[-1]["cause"]
+    asked = loop.asked
+    until(running, lambda: loop.asked > asked + 4)  # by the health checks
+    loop.error = None
+    assert [get(running.port).status for _ in range(4)] == [200] * 4
+    assert at_rest(running) == NOTHING
 
 
 @pytest.mark.parametrize("failing", ["refuses", "hangs up", "nonsense"])

@@ -10,6 +10,7 @@ import threading
 import pytest
 import trustme
 
+from tests.kit.answers import why
 from tests.kit.process import EchoProcess, is_alive
 from tests.kit.wire import OK, TIMEOUT, RawSocket, get
 
@@ -230,6 +231,30 @@ def test_closed_standard_streams_are_no_danger_to_the_channel(run, target):
     gateway.until(lambda: gateway.status()["requests_total"] == 20, "the counts")
     assert gateway.workers() == workers
     assert gateway.end() == 0
+
+
+def test_targets_are_asked_again_as_soon_as_a_file_descriptor_is_free(run, target):
+    few = "import os, resource as r, sys; r.setrlimit(r.RLIMIT_NOFILE, (64, 64)); os.execv(sys.argv[1], sys.argv[1:])"
+    config = CONFIG.format(workers=1, url=target().url).replace(
+        "]}}", "], breaker: {minimum: 2, window: 60s, open: 60s}}}"
+    )
+    gateway = run(config, wrapper=[sys.executable, "-c", few]).ready()
+    clients = [RawSocket.connect(gateway.port) for _ in range(64)]
+    assert clients[-1].read_to_end() == b""  # no descriptor was free for it
+
+    def ask():
+        clients[0].send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        answer = clients[0].read_answer()
+        return "served" if answer.status == 200 else why(answer)[1]
+
+    assert {ask() for _ in range(4)} == {"sockets_exhausted"}
+    assert "LimitNOFILE" in gateway.wait_for("a target cannot be connected to")[0]
+    for client in clients[1:]:
+        client.close()
+    assert gateway.until(lambda: {ask()} - {"sockets_exhausted"}) == {"served"}
+    clients[0].close()
+    assert gateway.end() == 0
+    assert len([line for line in gateway.said if "a target cannot be connected to" in line]) == 1
 
 
 def test_a_signal_ends_a_start_that_hangs(run, tmp_path, target):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from gatewright.control.service_models import HealthConfig
-from gatewright.core.errors import GatewayError
+from gatewright.core.errors import GatewayError, Reason
 from gatewright.core.tasks import spawn
 from gatewright.upstream.client import fetch
 from gatewright.upstream.pool import Opener
@@ -51,16 +51,20 @@ class HealthProbe:
     async def _run(self) -> None:
         interval = self._config.interval
         while True:
-            self.take(*await self._ask())
+            if (found := await self._ask()) is not None:
+                self.take(*found)
             await asyncio.sleep(interval * (1 - _JITTER + 2 * _JITTER * random.random()))
 
-    async def _ask(self) -> tuple[bool, str]:
+    async def _ask(self) -> tuple[bool, str] | None:
+        """Return whether the target is well, and what it did; None if the gateway itself could not ask it."""
         config = self._config
         try:
             response = await fetch(
                 self._open, self._host, config.path, config.timeout, [("User-Agent", "gatewright-health")]
             )
         except GatewayError as error:
+            if error.reason is Reason.SOCKETS_EXHAUSTED:
+                return None
             return False, error.reason.value
         except Exception as error:  # a name that no resolver takes, say: the probe must outlive it
             return False, repr(error)

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     OVERLOADED = "overloaded"
     POOL_EXHAUSTED = "pool_exhausted"
+    SOCKETS_EXHAUSTED = "sockets_exhausted"
     DRAINING = "draining"
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -91,6 +92,7 @@ REASONS: dict[str, ReasonInfo] = {
     Reason.CIRCUIT_OPEN: ReasonInfo(503, "Circuit open", "destination_unavailable"),
     Reason.OVERLOADED: ReasonInfo(503, "Too many requests in flight", "connection_limit_reached"),
     Reason.POOL_EXHAUSTED: ReasonInfo(503, "No free connection to the target", "connection_limit_reached"),
+    Reason.SOCKETS_EXHAUSTED: ReasonInfo(503, "The gateway has no free socket", "proxy_internal_error"),
     Reason.DRAINING: ReasonInfo(503, "The gateway is shutting down", "proxy_internal_response"),
     Reason.CONNECT_FAILED: ReasonInfo(502, "Target not reachable", "connection_refused"),
     Reason.CONNECT_TIMEOUT: ReasonInfo(504, "Connecting to the target took too long", "connection_timeout"),

@@ -93,6 +93,7 @@ class AnsweringConnection(Endpoint):
         "_close_after",
         "_codec",
         "_done",
+        "_ends_by_close",
         "_exchange",
         "_first_byte",
         "_limits",
@@ -118,6 +119,7 @@ class AnsweringConnection(Endpoint):
         self._pipe: Pipe | None = None  # the request's body, while it comes
         self._close_after: bool | None = None  # whether the present answer is the last; None: no request has come yet
         self._chunked = False
+        self._ends_by_close = False  # the present answer: it has neither a length nor chunks
         self._first_byte = 0.0
         self._lingered = 0
         self._unsent = 0  # bytes of answers that had not gone out when the last deadline was set
@@ -133,6 +135,9 @@ class AnsweringConnection(Endpoint):
 
     def on_deadline(self) -> None:
         """The client took too long."""
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer a request that is not read any further."""
 
     # Answers (`Downstream`)
 
@@ -164,7 +169,7 @@ class AnsweringConnection(Endpoint):
         self._chunked = not bare and length is None
         if self._chunked and request.version == 0:
             self._chunked = False
-            self._close_after = True
+            self._close_after = self._ends_by_close = True
         connection = b""
         if self._close_after:
             connection = b"close"
@@ -343,8 +348,16 @@ class AnsweringConnection(Endpoint):
         exchange = self._exchange
         if exchange is not None and exchange.run is not None:
             exchange.run.fail(error)
+        elif self.state is HEAD:
+            self._refuse(error)
         elif self.state is not LINGER:
             self.transport.abort()
+
+    def cut(self) -> None:
+        """Close at once: what has not been sent is lost, and nobody may take the rest for a complete answer."""
+        if self._ends_by_close and self.transport.get_write_buffer_size():
+            reset_on_close(self.transport)
+        self.transport.abort()
 
     def abort(self, exchange: Exchange) -> None:
         """Break the connection so that what was sent cannot be taken for a complete answer."""

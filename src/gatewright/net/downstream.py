@@ -6,7 +6,7 @@ state says; the exchange, which has a life of its own, is in `proxy`; writing it
 
 from typing import Any
 
-from gatewright.core.errors import Reason, RequestError
+from gatewright.core.errors import GatewayError, Reason, RequestError
 from gatewright.core.exchange import Exchange
 from gatewright.core.messages import Request
 from gatewright.core.peer import Peer
@@ -25,7 +25,7 @@ from gatewright.net.answering import (
 )
 from gatewright.net.late import LateTransport
 from gatewright.net.repeats import LONGEST, Repeats
-from gatewright.net.timers import NEVER
+from gatewright.net.timers import NEVER, RESOLUTION
 
 _PIPELINE_BYTES = 64 * 1024
 _LINGER_BYTES = 64 * 1024 * 1024  # many clients read no answer before they have sent all
@@ -83,7 +83,7 @@ class ClientConnection(AnsweringConnection):
         elif state is LINGER:
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
-                self.transport.abort()
+                self.cut()
 
     def _answer_again(self, repeats: Repeats, data: bytes) -> bool:
         """Answer a request that came before as it was answered then (see `repeats`); False: it must be read.
@@ -190,7 +190,7 @@ class ClientConnection(AnsweringConnection):
             self.deadline = NEVER
             self.congestion_changed()
 
-    def _refuse(self, error: RequestError) -> None:
+    def _refuse(self, error: GatewayError) -> None:
         """Answer what cannot be read, and read no further: where this request ends is not known."""
         started = self._first_byte if self.state is HEAD else self._clock.now()
         response, request_id = self._shared.handler.refuse(error, self, self.peer, started)
@@ -223,10 +223,12 @@ class ClientConnection(AnsweringConnection):
             seconds = self._limits.body_timeout
             pipe.fail(RequestError(Reason.BODY_TIMEOUT, f"The request's body paused for over {seconds:g} s"))
         elif not self._takes_its_answer():
-            if self.state is IDLE and not self._unsent:
-                self.transport.close()
+            if self.state is not IDLE or self._unsent:
+                self.cut()
+            elif self._has_unread():  # it has asked in time, and the loop is late
+                self._timers.set(self, self._clock.now() + RESOLUTION)
             else:
-                self.transport.abort()
+                self.transport.close()
 
     def _takes_its_answer(self) -> bool:
         """Give a client that has taken some of its answer since the last deadline another one."""

@@ -226,7 +226,7 @@ class Listener:
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.cut()
 
 
 async def _end(servers: Sequence[asyncio.Server]) -> None:

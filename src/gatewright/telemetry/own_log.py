@@ -47,8 +47,16 @@ class OwnLog(logging.Handler):
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line. structlog is imported for the first: at a start it would take 0.1 s of it."""
         if self._made is None:
-            self._made = self._make_formatter()
+            try:
+                self._made = self._make_formatter()
+            except OSError:  # no file descriptor is free for the import, which may be what is to be told
+                return self._format_plainly(record)
         return self._made.format(record)
+
+    def _format_plainly(self, record: logging.LogRecord) -> str:
+        event = _add_fields(None, "", {"_record": record, "event": record.getMessage()})
+        del event["_record"]
+        return (_human if self._human else _json)(None, "", self._add_process(None, "", event))
 
     def _make_formatter(self) -> logging.Formatter:
         import structlog

@@ -88,8 +88,8 @@ def overloaded() -> ServiceUnavailable:
     return ServiceUnavailable(Reason.OVERLOADED, "The service has as many requests in flight as it may have", 1)
 
 
-# The target does answer: it is the gateway that has set a bound.
-_OWN_LIMITS = frozenset({Reason.POOL_EXHAUSTED, Reason.RESPONSE_TOO_LARGE})
+# They say nothing of the target: it is the gateway that has set a bound, or has reached one.
+_OWN_LIMITS = frozenset({Reason.POOL_EXHAUSTED, Reason.SOCKETS_EXHAUSTED, Reason.RESPONSE_TOO_LARGE})
 
 
 def is_failure(error: GatewayError | None) -> bool:
