@@ -107,6 +107,20 @@ def test_code_that_ends_its_process_costs_one_worker_and_changes_nothing(run, fa
     assert gateway.end() == 0
 
 
+def test_a_worker_that_is_killed_while_it_tries_does_not_make_a_good_file_a_bad_one(run, fast, tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    gateway = run("watch: true\n" + CONFIG.format(workers=1, url=fast) + USE).ready()
+    (pid,) = gateway.workers()
+    waits = "import pathlib, time\nhere = pathlib.Path(__file__).parent\n(here / 'begun').touch()\n"
+    (tmp_path / "mine.py").write_text(waits + "while not (here / 'go').exists(): time.sleep(0.01)\n" + PLUGIN)
+    gateway.until((tmp_path / "begun").exists, "the attempt")
+    os.kill(pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    gateway.wait_for("while it tried")
+    gateway.wait_for(r"configuration \w+ is in use \(file\)")
+    assert gateway.end() == 0
+
+
 def test_nobody_waits_for_a_worker_that_cannot_be_started(run, fast, tmp_path):
     (tmp_path / "mine.py").write_text(PICKY)
     gateway = run(CONFIG.format(workers=2, url=fast) + USE).ready()

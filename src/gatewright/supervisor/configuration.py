@@ -43,13 +43,14 @@ Trigger = Literal["start", "file", "signal", "api"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a start or reload went. With `errors` nothing was changed."""
+    """How a start or reload went. With `errors` nothing was changed; `again`: another attempt may go better."""
 
     at: datetime
     trigger: Trigger
     version: str
     changed: bool
     errors: list[ConfigError] = field(default_factory=list)
+    again: bool = False
 
 
 class VersionChanged(Exception):
@@ -71,6 +72,7 @@ class Configurations:
         self._read = b""  # digest of what the file held when it was last read or written here, whatever came of it
         self._runs = b""  # digest of what the file held when what runs was read from it or written to it
         self._made_from: dict[Path, Signature | None] = {}
+        self._killed = False  # the worker that was the first to try
         self._number = 0
         self._lock = asyncio.Lock()
         self.succeeded = 0
@@ -157,7 +159,7 @@ class Configurations:
             if expected not in (None, before):
                 raise VersionChanged
             loaded = await asyncio.to_thread(self.load, text)
-            self._tried = loaded.files
+            self._tried, self._killed = loaded.files, False
             errors = loaded.errors
             if not errors and self._crew.closing:
                 errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
@@ -168,7 +170,7 @@ class Configurations:
                 self.source = "file" if text is None else "api"
                 self._runs = self._read if save or text is None else b""
             changed = self.version != before or self._made_from != made_from
-            outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors)
+            outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors, self._killed)
             self._note(outcome)
             return outcome
 
@@ -268,6 +270,7 @@ class Configurations:
             text = f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
             return self.errors_of(loaded, [], text)
         if isinstance(answer, WorkerLost):
+            self._killed = answer.killed
             return self.errors_of(loaded, [], f"{answer} while it tried")
         return self.errors_of(loaded, answer.faults, answer.error) if answer.faults or answer.error else []
 

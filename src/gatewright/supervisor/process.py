@@ -55,7 +55,11 @@ class State(Enum):
 
 
 class WorkerLost(Exception):
-    """The worker ended, or was ended, before it answered."""
+    """The worker ended, or was ended, before it answered. `killed`: by SIGKILL, so that its code may be good."""
+
+    def __init__(self, text: str, killed: bool = False) -> None:
+        super().__init__(text)
+        self.killed = killed
 
 
 class WorkerProcess:
@@ -117,7 +121,8 @@ class WorkerProcess:
         if not expected:
             _log.error("worker %d (pid %d) %s", self.index, self.pid, in_words(code))
         await asyncio.sleep(0)  # the last bytes of the channel are read before it is judged
-        self._fail_all(WorkerLost(f"worker {self.index} (pid {self.pid}) {in_words(code)}"))
+        text = f"worker {self.index} (pid {self.pid}) {in_words(code)}"
+        self._fail_all(WorkerLost(text, code == -signal.SIGKILL))
         if self._channel is not None:
             self._channel.close()
         self.gone.set()

@@ -35,6 +35,7 @@ from gatewright.telemetry.own_log import OwnLog
 from gatewright.telemetry.totals import Totals
 
 _log = logging.getLogger("gatewright.supervisor")
+_AGAIN_SECONDS = 2.0  # a worker needs less to be replaced
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -193,6 +194,9 @@ class Supervisor:
             self._watch.accept()
         try:
             outcome = await configurations.reload(trigger, text, expected, save)
+            if outcome.again and trigger != "api":  # nobody else would try it again
+                await asyncio.sleep(_AGAIN_SECONDS)
+                outcome = await configurations.reload(trigger)
             if save and not outcome.errors:
                 self._watch.accept(configurations.path)
             await self._settle(began)
