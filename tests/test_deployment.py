@@ -15,6 +15,7 @@ import trustme
 import yaml
 
 from gatewright.control.process_models import AdminConfig, ShutdownConfig
+from gatewright.supervisor import crew
 from tests.kit.server_process import free_ports, program
 from tests.kit.servers import Nginx, nginx
 from tests.kit.wire import RawSocket, TargetSession, answer_all, get
@@ -31,7 +32,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def seconds_to_end() -> float:
     """Return how long the gateway takes to end, at most, as it is configured by default."""
     shutdown = ShutdownConfig()
-    return shutdown.delay + shutdown.grace
+    return shutdown.delay + shutdown.grace + crew._OVERDUE
 
 
 # systemd

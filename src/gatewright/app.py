@@ -120,7 +120,7 @@ class Gateway:
         """This gateway as an ASGI application; its listeners are not used then, the server has its own."""
         from gatewright.asgi import AsgiGateway  # here: workers have no use for it, and start sooner
 
-        return AsgiGateway(self.start_pipeline, self.stop_pipeline, self._clock)
+        return AsgiGateway(self.start_pipeline, self.stop, self._clock)
 
     # What it is doing
 
@@ -209,12 +209,12 @@ class Gateway:
             )
             if built is None:
                 raise StartError.of(problems)
+            self._generations = Generations(built)
             await built.start()
         except BaseException:
             await self.stop_pipeline()
             raise
         built.source.keep()
-        self._generations = Generations(built)
         try:
             self._sink = open_sink(self.config.access_log)
         except OSError as error:
@@ -231,12 +231,11 @@ class Gateway:
 
     async def stop_pipeline(self) -> None:
         """End what `start_pipeline` began."""
-        if self._prepared is not None:
-            await self.discard(self._prepared)
         if self._tracking is not None:
             self._tracking.stop()
         if self._generations is not None:
-            await self._generations.stop()
+            prepared = [self.discard(self._prepared)] if self._prepared is not None else []
+            await asyncio.gather(*prepared, self._generations.stop())
             self._generations = None
         await self.services.close()
         await self._tracing.close()
@@ -277,7 +276,7 @@ class Gateway:
         async with self._preparing:
             assert self._generations is not None, "the gateway has been started"
             assert self._prepared is None, "what was prepared before is committed or discarded"
-            running = self._generations.present
+            generations, running = self._generations, self._generations.present
             built, problems, self.tried = await build_beside(
                 data, base_dir, self._clock, self._timers, self.services.for_configuration, running
             )
@@ -291,9 +290,11 @@ class Gateway:
                     plans = await self._listeners.plan(config, self._opens)
                 if config.access_log != self.config.access_log:
                     sink = open_sink(config.access_log)
-                await built.start(running)
+                await built.start()
             except BaseException as error:
-                await _undo(Prepared(config, base_dir, built, plans, sink), running)
+                undone = self._undo(generations, Prepared(config, base_dir, built, plans, sink))
+                if not isinstance(error, asyncio.CancelledError):  # else the gateway ends, and waits for this by itself
+                    await asyncio.wait((undone,))
                 if isinstance(error, OSError):
                     raise StartError(str(error)) from error
                 raise
@@ -341,7 +342,17 @@ class Gateway:
         if self._prepared is prepared:
             self._prepared = None
         if self._generations is not None:
-            await _undo(prepared, self._generations.present)
+            await asyncio.wait((self._undo(self._generations, prepared),))
+
+    def _undo(self, generations: Generations, prepared: Prepared) -> asyncio.Task[None]:
+        """Begin to take back what was prepared; return what is done when it has ended."""
+        for plan in prepared.plans:
+            plan.discard()
+        if prepared.sink is not None:
+            background(asyncio.to_thread(prepared.sink.close))
+        ending = generations.end(prepared.built)
+        ending.add_done_callback(lambda _: prepared.built.source.undo())
+        return ending
 
     async def serve(self, sockets: Mapping[int, Sequence[socket.socket]]) -> None:
         """Serve further sockets, by listener, that listen and belong to the gateway from now on."""
@@ -350,16 +361,32 @@ class Gateway:
     # The end
 
     async def stop(self, grace: float = 30.0) -> None:
-        """Accept no more, give what is under way `grace` seconds, then end it: requests without an answer get 503
-        `draining`, answers that have begun are broken off.
+        """Drain for `grace` seconds, and end."""
+        await self.drain(grace)
+        await self.end()
+
+    async def drain(self, grace: float) -> None:
+        """Accept no more, and give what is under way `grace` seconds; `end` is for what is left. Whoever cancels this
+        may do it again, with another grace.
         """
         self._listeners.close()
-        emptied = await _within(grace, self._listeners.emptied)
-        if not emptied:
-            if self.connections:
-                _log.warning("%d connections were still busy after %g s", self.connections, grace)
-            self._listeners.break_off(GatewayError(Reason.DRAINING, "The gateway is shutting down"))
-            await _within(_LAST_WORDS, self._listeners.emptied)
+        if not await _within(grace, self._at_rest) and self.connections:
+            _log.warning("%d connections were still busy after %g s", self.connections, grace)
+
+    async def _at_rest(self) -> None:
+        await self._listeners.emptied()
+        if self._generations is not None:
+            await self._generations.quiet()
+
+    async def end(self) -> None:
+        """End what is under way: requests without an answer get 503 `draining`, answers that have begun are broken off.
+        Then end the rest. It is not to be cancelled; each part has a bound, and none is longer than `STOP_SECONDS`.
+        """
+        over = GatewayError(Reason.DRAINING, "The gateway is shutting down")
+        self._listeners.break_off(over)
+        await _within(_LAST_WORDS, self._listeners.emptied)
+        if self._proxy is not None:
+            self._proxy.over = over
         self._listeners.abort()
         for _ in range(_LAST_TURNS):  # the exchanges that were broken off come to their end and are logged
             await asyncio.sleep(0)
@@ -375,15 +402,6 @@ async def _within(seconds: float, wait: Callable[[], Any]) -> bool:
             await wait()
         return True
     return False
-
-
-async def _undo(prepared: Prepared, running: Built) -> None:
-    for plan in prepared.plans:
-        plan.discard()
-    if prepared.sink is not None:
-        await asyncio.to_thread(prepared.sink.close)
-    await prepared.built.end((running,))
-    prepared.built.source.undo()
 
 
 __all__ = ["ConfigurationError", "Gateway", "Prepared", "StartError"]

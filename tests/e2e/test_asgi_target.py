@@ -5,13 +5,15 @@ import itertools
 import json
 import logging
 import sys
+import threading
 
 import pytest
 
 from gatewright.app import StartError
 from tests.kit.answers import why
 from tests.kit.inside import NOTHING, Finished, at_rest, until
-from tests.kit.wire import RawSocket, get, request
+from tests.kit.reloading import saying
+from tests.kit.wire import TIMEOUT, RawSocket, get, request
 
 FASTAPI = """
 import asyncio
@@ -264,6 +266,70 @@ def test_receive_tells_of_the_end_when_the_answer_is_complete(served, tmp_path):
     assert get(running.port).body == b"ok"
     until(running, note.exists)
     assert note.read_text() == "http.disconnect"
+
+
+BACKGROUND = """
+import asyncio
+log, go = [], asyncio.Event()
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        log.append("shutdown")
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+    try:
+        await go.wait()
+        log.append("background")
+    except asyncio.CancelledError:
+        log.append("cancelled")
+"""
+
+
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_what_goes_on_after_an_answer_is_waited_for_before_the_shutdown(served, how):
+    running = served(BACKGROUND)
+    app = running.module
+    assert get(running.port).body == b"ok"
+    assert at_rest(running) == NOTHING
+    thread = threading.Thread(target=running.call, args=(running.gateway.stop, 10))
+    if how == "stop":
+        thread.start()
+        until(running, lambda: not running.listeners or running.listeners[0].emptied.is_set())
+    else:
+        running.reload(saying("hello"))
+        running.reload(saying("hello again"))
+        until(running, lambda: len(running.gateway._generations.earlier) == 1)
+    running.call(app.go.set)
+    until(running, lambda: app.log == ["background", "shutdown"])
+    if how == "stop":
+        thread.join(TIMEOUT)
+
+
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_what_goes_on_for_too_long_after_an_answer_is_cancelled_before_the_shutdown(served, how, monkeypatch):
+    monkeypatch.setattr("gatewright.control.generation.BACKGROUND_SECONDS", 0.01)
+    running = served(BACKGROUND)
+    assert get(running.port).body == b"ok"
+    if how == "stop":
+        running.call(running.gateway.stop, 0.01)
+    else:
+        running.reload(saying("hello"))
+    until(running, lambda: running.module.log == ["cancelled", "shutdown"])
+
+
+@pytest.mark.parametrize("error", ["KeyError", "SystemExit", "asyncio.CancelledError"])
+@pytest.mark.parametrize("answer", ["", START % "[]" + BODY % ("b'ok'", False)], ids=["before", "after"])
+def test_whatever_an_application_raises_is_logged_and_costs_its_call(served, caplog, error, answer):
+    code = answer + f"if scope['path'] == '/bad': raise {error}('a-secret-detail')\n" + START % "[]" * (not answer)
+    running = served(raw_app(code + BODY % ("b'ok'", False) * (not answer)), "retry: {attempts: 0}")
+    for path, expected in (("/bad", 200 if answer else 502), ("/", 200)):
+        assert get(running.port, path).status == expected
+    until(running, lambda: "a-secret-detail" in caplog.text)
+    assert at_rest(running) == NOTHING
 
 
 def test_a_lifespan_that_fails_is_one_line_at_the_start(served, caplog):

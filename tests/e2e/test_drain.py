@@ -17,11 +17,19 @@ from tests.kit.wire import OK, RawSocket, answer_all
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOLD = """
+import asyncio
 from gatewright import Plugin
 class Told(Plugin):
     done = []
     def on_done(self, exchange):
         self.done.append((exchange.request.path, exchange.status, exchange.reason))
+"""
+CLEANS_UP = """
+    async def around(self, exchange, call):
+        try:
+            return await call()
+        finally:
+            await asyncio.Event().wait()
 """
 USE = "plugins: [{use: './told.py:Told'}]\n"
 
@@ -49,12 +57,12 @@ class Stopping:
 def start(request, gateway):
     """A gateway in front of a target, on either event loop, with a plugin that tells of each exchange's end."""
 
-    def make(upstream, extra: str = "", before: str = "", **options):
+    def make(upstream, extra: str = "", before: str = "", code: str = TOLD, **options):
         if request.param:
             options["loop"] = request.param
         text = f'services: {{s: {{targets: ["{upstream.url}"], retry: {{attempts: 0}}}}}}\n'
         text += "routes: [{name: all, match: {path: '/{rest...}'}, service: s}]\n" + USE + extra
-        return gateway(before + text, files={"told.py": TOLD}, **options)
+        return gateway(before + text, files={"told.py": code}, **options)
 
     return make
 
@@ -331,6 +339,20 @@ def test_who_has_asked_in_time_is_answered_though_the_loop_is_late(start, target
         if stopping is not None:
             assert client.read_to_end() == b""
             stopping.over()
+
+
+def test_who_is_not_waited_for_because_a_plugin_cleans_up_is_logged_as_drained(start, target, monkeypatch):
+    monkeypatch.setattr("gatewright.app._LAST_WORDS", 0.05)
+    running = start(target(lambda session: session.read_to_end()), code=TOLD + CLEANS_UP)
+    done = running.call(lambda: told(running))
+    with RawSocket.connect(running.port) as client:
+        client.send(REQUEST)
+        until(running, lambda: running.gateway.in_flight)
+        stopping = Stopping(running, 0.05)
+        assert client.read_to_end() == b""
+        stopping.over()
+    assert done == [("/", 503, "draining")]
+    assert [(line["status"], line["reason"]) for line in running.access_log()] == [(503, "draining")]
 
 
 def test_a_request_behind_an_answer_that_had_begun_is_answered(start, target):

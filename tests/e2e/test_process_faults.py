@@ -292,12 +292,65 @@ def test_a_plugin_that_cancels_itself_or_says_nonsense_fails_the_reload_alone(ru
         "raise asyncio.CancelledError",
         "raise ValueError('\\ud800' * 10)",
         "raise ValueError('x' * 70_000_000)",
+        "raise type('Odd', (Exception,), {'__str__': lambda self: exit()})",
     ):
-        (tmp_path / "mine.py").write_text(f"import asyncio\n{PLUGIN}    async def start(self):\n        {body}\n")
-        gateway.write(CONFIG.format(workers=2, url=target().url) + USE)
-        status, answer = gateway.reload()
-        assert status == 422, (body, answer)
-        assert gateway.workers() == workers
+        for hook in ("async def start(self)", "def __init__(self, config)"):
+            (tmp_path / "mine.py").write_text(f"import asyncio\n{PLUGIN}    {hook}:\n        {body}\n")
+            gateway.write(CONFIG.format(workers=2, url=target().url) + USE)
+            status, answer = gateway.reload()
+            assert status == 422, (hook, body, answer)
+            assert gateway.workers() == workers
+
+
+def test_a_plugin_that_does_not_stop_cleanly_costs_no_worker_and_hides_no_reason(run, tmp_path, target):
+    """`await` of what was just cancelled raises CancelledError, also where nobody else was cancelled."""
+    (tmp_path / "mine.py").write_text(
+        "import asyncio\n"
+        + PLUGIN
+        + "    async def start(self):\n        self.task = asyncio.ensure_future(asyncio.Event().wait())\n"
+        + "    async def stop(self):\n        self.task.cancel()\n        await self.task\n"
+        + "class Bad(Plugin[PluginConfig]):\n    async def start(self):\n        raise OSError('no database')\n"
+    )
+    config = CONFIG.format(workers=2, url=target().url) + USE
+    gateway = run(config).ready()
+    workers = gateway.workers()
+    assert gateway.admin("POST", "/config/validate", gateway.file.read_text())[0] == 200
+    gateway.write(config.replace("}]\n", '}, {use: "./mine.py:Bad"}]\n'))
+    status, answer = gateway.reload()
+    assert (status, "no database" in str(answer)) == (422, True), answer
+    gateway.write(config.replace("body: here", "body: there"))
+    assert gateway.reload()[0] == 200
+    gateway.wait_for("plugin mine did not stop cleanly", 4)
+    assert gateway.workers() == workers
+    assert gateway.end() == 0
+
+
+SHUTS_DOWN = """
+import asyncio, os, sys
+async def app(scope, receive, send):
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    print("shutdown begins", file=sys.stderr)
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.05)
+    print("shutdown is done", file=sys.stderr)
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+def test_an_end_that_has_begun_is_not_cut_short_by_another_grace(run, tmp_path, target):
+    (tmp_path / "shuts.py").write_text(SHUTS_DOWN)
+    config = CONFIG.format(workers=1, url=target().url)
+    gateway = run(config.replace("services: {", "services: {app: {app: 'shuts:app'}, ")).ready()
+    (pid,) = gateway.workers()
+    os.kill(pid, signal.SIGTERM)
+    gateway.wait_for("shutdown begins")
+    gateway.until(lambda: gateway.workers() not in ([], [pid]), "a successor")
+    gateway.tell(signal.SIGTERM)
+    gateway.wait_for("shutdown begins", 2)  # the other worker was told after this one
+    (tmp_path / "go").touch()
+    assert gateway.process.wait(TIMEOUT) == 0
+    gateway.wait_for("shutdown is done", 2)
 
 
 def test_what_is_open_when_the_gateway_is_told_to_end_is_finished(run, target):

@@ -8,7 +8,7 @@ import pytest
 from gatewright.app import ConfigurationError, StartError
 from tests.kit.answers import services
 from tests.kit.inside import until
-from tests.kit.reloading import PLUGIN, REQUEST, USE, open_files, saying
+from tests.kit.reloading import PLUGIN, REQUEST, USE, all_ended, open_files, saying
 from tests.kit.wire import RawSocket, get
 
 
@@ -74,6 +74,64 @@ def test_a_plugin_that_does_not_start_leaves_nothing_behind(gateway, target, fai
     assert not [name for name in sys.modules if name.endswith("_noisy")]
 
 
+MEETING = """
+import asyncio
+from gatewright import Plugin
+everybody = []
+class Meeting(Plugin):
+    async def stop(self):
+        everybody.append(asyncio.Event())
+        if len(everybody) == 3:
+            for each in everybody:
+                each.set()
+        await everybody[-1].wait()
+"""
+
+
+def test_configurations_end_beside_each_other(gateway):
+    """Each plugin's `stop` waits here until that of two others has begun."""
+    uses = '[{use: "./meeting.py:Meeting"}]'
+    running = gateway(saying("0", uses), files={"meeting.py": MEETING})
+    running.reload(saying("1", uses))
+    running.reload(saying("2", uses))
+    running.reload(saying("3"))
+    until(running, lambda: all_ended(running))
+
+
+HANGS = """
+import asyncio
+from gatewright import Plugin
+told = []
+class Quick(Plugin):
+    async def stop(self):
+        told.append("quick")
+class Hangs(Plugin):
+    async def stop(self):
+        told.append("hangs")
+        await asyncio.Event().wait()
+class Clings(Plugin):
+    async def stop(self):
+        told.append("clings")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("cancelled")
+            await asyncio.Event().wait()
+"""
+
+
+def test_what_does_not_stop_holds_up_the_others_for_a_while_and_no_more(gateway, monkeypatch, caplog):
+    monkeypatch.setattr("gatewright.control.generation.STOP_SECONDS", 0.4)
+    monkeypatch.setattr("gatewright.control.generation._CANCELLED_SECONDS", 0.1)
+    uses = "[" + ", ".join(f'{{use: "./hangs.py:{name}"}}' for name in ("Quick", "Hangs", "Clings", "Quick")) + "]"
+    running = gateway(saying("one", uses), files={"hangs.py": HANGS})
+    told = sys.modules[type(running.gateway._generations.present.plugins[0]).__module__].told
+    running.reload(saying("two"))
+    until(running, lambda: all_ended(running))
+    assert told == ["quick", "clings", "hangs", "quick", "cancelled"]
+    assert "plugin hangs did not stop within 0.4 s" in caplog.text
+
+
 def test_what_was_prepared_can_be_thrown_away(gateway):
     running = gateway(saying("one", USE), files={"marks.py": PLUGIN.format(mark=1)})
     modules = dict(sys.modules)
@@ -119,8 +177,7 @@ def test_an_application_runs_on_until_its_code_changes(gateway):
     running.reload(text)
     second = get(running.port).body
     assert (second[:1], second != first) == (b"b", True)
-    until(running, lambda: not running.gateway._generations.earlier)
-    assert log == ["lifespan.startup", "lifespan.shutdown"]
+    until(running, lambda: log == ["lifespan.startup", "lifespan.shutdown"])
     assert sys.modules["app1"].log == ["lifespan.startup"]
 
 
@@ -143,8 +200,64 @@ def test_an_application_ends_after_the_last_exchange_with_it(gateway):
         assert app.log == ["lifespan.startup"]
         running.call(app.go.set)
         assert client.read_until(b"0\r\n\r\n")
-    until(running, lambda: not running.gateway._generations.earlier)
-    assert app.log == ["lifespan.startup", "lifespan.shutdown"]
+    until(running, lambda: app.log == ["lifespan.startup", "lifespan.shutdown"])
+
+
+HANDLER = (
+    APP
+    + """
+class Handler:
+    async def handle(self, scope, receive, send):
+        await app(scope, receive, send)
+handler = Handler()
+"""
+)
+
+
+@pytest.mark.parametrize("name", ["app3:app", "app4:handler.handle"])
+def test_an_application_has_one_life_however_many_services_come_and_go_with_it(gateway, name):
+    module = name.partition(":")[0]
+    files = {f"{module}.py": HANDLER.format(n=module[-1]), f"helper{module[-1]}.py": "SAYS = b'a'"}
+    running = gateway(using(name, "a"), files=files)
+    bad = 'plugins: [{use: "./bad.py:Bad"}]\n'
+    (running.folder / "bad.py").write_text(NOISY.format(name="Bad", file="/dev/null", then="raise OSError('no disk')"))
+    log = sys.modules[module].log
+    first = get(running.port).body
+    with pytest.raises(StartError, match="no disk"):
+        running.reload(using(name, "renamed") + bad)
+    running.call(running.gateway.discard, running.prepare(using(name, "b", "c")))
+    for services_now in (("renamed",), ("b", "c"), ("c",)):
+        running.reload(using(name, *services_now))
+        until(running, lambda: all_ended(running))
+        assert (get(running.port).body, log) == (first, ["lifespan.startup"])
+    running.reload(saying("hello"))
+    until(running, lambda: log == ["lifespan.startup", "lifespan.shutdown"])
+
+
+def using(name, *services):
+    """A configuration that has an application in these services."""
+    all_of_them = "".join(f"  {service}: {{app: '{name}'}}\n" for service in services)
+    return f"services:\n{all_of_them}routes: [{{name: all, match: {{path: '/{{rest...}}'}}, service: {services[0]}}}]\n"
+
+
+def test_an_application_that_comes_back_while_its_last_exchange_goes_on_runs_on(gateway):
+    slow = APP.format(n=5).replace(
+        '"body": helper5',
+        '"more_body": True, "body": b""})\n    await go.wait()\n    await send({"type": "http.response.body", "body": helper5',
+    )
+    slow = slow.replace("import helper5", "import asyncio, helper5\ngo = asyncio.Event()")
+    text = services({"s": []}).replace("targets: []", "app: app5:app")
+    running = gateway(text, files={"app5.py": slow, "helper5.py": "SAYS = b'a'"})
+    app = sys.modules["app5"]
+    with RawSocket.connect(running.port) as client:
+        client.send(REQUEST)
+        client.read_until(b"\r\n\r\n")
+        running.reload(saying("hello"))
+        running.reload(text)
+        running.call(app.go.set)
+        assert client.read_until(b"0\r\n\r\n")
+    until(running, lambda: all_ended(running))
+    assert (get(running.port).status, app.log) == (200, ["lifespan.startup"])
 
 
 def test_an_application_whose_start_exits_is_an_error(gateway):

@@ -1,9 +1,11 @@
-"""Configurations for tests of reloads: routes that answer themselves, and a plugin that leaves its mark.
+"""For tests of reloads: configurations whose routes answer themselves, a plugin that leaves its mark, what is left over.
 
-Knows the texts only; who reloads is the test.
+Who reloads is the test.
 """
 
 import os
+
+from tests.kit.gateway import RunningGateway
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SAYING = "routes: [{{name: all, match: {{path: '/{{rest...}}'}}, respond: {{body: '{0}'}}, plugins: {1}}}]\n"
@@ -19,6 +21,13 @@ USE = '[{use: "./marks.py:Marks"}]'
 def saying(text: str, plugins: str = "[]") -> str:
     """A configuration whose only route answers `text` itself."""
     return SAYING.format(text, plugins)
+
+
+def all_ended(running: RunningGateway) -> bool:
+    """Tell, on the gateway's loop, whether nothing is left of the configurations before the present one."""
+    generations = running.gateway._generations
+    assert generations is not None
+    return not generations.earlier and not generations._ending
 
 
 def open_files() -> int:

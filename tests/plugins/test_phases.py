@@ -250,13 +250,14 @@ PHASES = {
 POST = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\ndata"
 
 
+@pytest.mark.parametrize("error", ["KeyError", "SystemExit", "asyncio.CancelledError"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_plugin_that_raises_costs_one_exchange(plugged, caplog, phase):
+def test_a_plugin_that_raises_costs_one_exchange(plugged, caplog, phase, error):
     code = f"""
 class Broken(Plugin[PluginConfig]):
     {PHASES[phase]}
         if "bad" in exchange.request.path:
-            raise KeyError("a-secret-detail")
+            raise {error}("a-secret-detail")
         {"return await call()" if phase == "around" else "return chunk" if "chunk" in phase else "return None"}
 """
     running, _ = plugged(code, "{use: './mine.py:Broken'}")
@@ -267,26 +268,44 @@ class Broken(Plugin[PluginConfig]):
         assert b"a-secret-detail" not in answer.body
         client.send(POST)
         assert client.read_answer().body == b"ok"
-    assert "KeyError: 'a-secret-detail'" in caplog.text
+    assert f"{error}: " in caplog.text.replace("asyncio.exceptions", "asyncio")
+    assert "a-secret-detail" in caplog.text
     assert "Traceback" in caplog.text
     lines = running.access_log()
     assert [line["status"] for line in lines] == [500, 200]
-    assert "broken: KeyError" in lines[0]["cause"]
+    assert f"broken: {error.rpartition('.')[2]}" in lines[0]["cause"]
     assert at_rest(running) == NOTHING
 
 
-def test_a_done_hook_that_raises_is_logged_and_stops_no_other(plugged, caplog):
-    code = """
+@pytest.mark.parametrize("whose", ["asyncio.ensure_future(asyncio.Event().wait())", "asyncio.current_task()"])
+def test_a_hook_that_is_cancelled_by_its_own_fault_has_failed(plugged, caplog, whose):
+    code = f"""
+class Broken(Plugin[PluginConfig]):
+    async def on_request(self, exchange):
+        task = {whose}
+        task.cancel()
+        await (asyncio.sleep(0) if task is asyncio.current_task() else task)
+"""
+    running, _ = plugged(code, "{use: './mine.py:Broken'}")
+    with caplog.at_level(logging.ERROR):
+        assert why(get(running.port)) == (500, "plugin_error")
+    assert "CancelledError" in caplog.text
+    assert at_rest(running) == NOTHING
+
+
+@pytest.mark.parametrize("error", ["KeyError", "SystemExit"])
+def test_a_done_hook_that_raises_is_logged_and_stops_no_other(plugged, caplog, error):
+    code = f"""
 class Broken(Plugin[PluginConfig]):
     def on_done(self, exchange):
-        raise KeyError("done")
+        raise {error}("done")
 """
     running, _ = plugged(code + SEEN, "{use: './mine.py:Broken'}, {use: './mine.py:Order'}")
     finished = Finished(running)
     with caplog.at_level(logging.ERROR):
         assert get(running.port).status == 200
         assert finished.next().state["order"][-1] == "done x"
-    assert "KeyError: 'done'" in caplog.text
+    assert f"{error}: " in caplog.text
     assert len(running.access_log()) == 1
 
 

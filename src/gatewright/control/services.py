@@ -21,7 +21,7 @@ from gatewright.net.connect import connect
 from gatewright.net.timers import Timers
 from gatewright.net.tls import TargetTls, client_context
 from gatewright.plugins.registry import PluginLoadError, Source
-from gatewright.upstream.asgi_target import AsgiPool
+from gatewright.upstream.asgi_target import AsgiPool, AsgiPools
 from gatewright.upstream.balancers import Balancer, make_balancer
 from gatewright.upstream.breaker import Breaker
 from gatewright.upstream.outlier import Outlier
@@ -48,7 +48,7 @@ class BuiltService:
     service: Service
     config: ServiceConfig  # without what makes no difference to the service itself
     credentials: bytes  # digest of the files of its TLS section
-    app: Any  # the ASGI application, or None
+    app: AsgiPool | None  # the ASGI application, if it is one
     make_target: "MakeTarget"  # further ones, as discovery finds them
 
     @property
@@ -64,12 +64,20 @@ MakeTarget = Callable[[str, int], Target]
 class ServiceBuilder:
     """Makes the services of one configuration."""
 
-    def __init__(self, source: Source, clock: Clock, timers: Timers, previous: Mapping[str, BuiltService]) -> None:
-        """`previous` are the services that run now."""
+    def __init__(
+        self,
+        source: Source,
+        clock: Clock,
+        timers: Timers,
+        previous: Mapping[str, BuiltService],
+        applications: AsgiPools,
+    ) -> None:
+        """`previous` are the services that run now, `applications` those of all configurations."""
         self._source = source
         self._clock = clock
         self._timers = timers
         self._previous = previous
+        self._applications = applications
 
     def service(self, name: str, given: ServiceConfig) -> BuiltService:
         """Return the service `name`, the running one if nothing about it has changed. Raises SnapshotError."""
@@ -81,7 +89,7 @@ class ServiceBuilder:
             return before
         make = self._maker(name, config)
         if config.app is not None:
-            targets = [self._app_target(config.app, app, before)]
+            targets = [self._app_target(config.app, app)]
             targets[0].breaker = _breaker(config)
         else:
             targets = [make(target.url, target.weight) for target in config.targets or ()]
@@ -103,17 +111,16 @@ class ServiceBuilder:
 
         return make
 
-    def _app(self, name: str, path: str) -> Any:
+    def _app(self, name: str, path: str) -> AsgiPool:
         try:
-            return self._source.load_object(path)
+            return self._applications.pool(self._source.load_object(path))
         except PluginLoadError as error:
             raise SnapshotError(("services", name, "app"), str(error)) from error
 
-    def _app_target(self, path: str, app: Any, before: BuiltService | None) -> Target:
+    def _app_target(self, path: str, app: AsgiPool | None) -> Target:
         target = Target(path, "http", path, 0)
         target.name = path
-        # An application that runs goes on running: it is only the service around it that has changed.
-        target.pool = before.pools[0] if before is not None and before.app is app else AsgiPool(app)
+        target.pool = app
         return target
 
 

@@ -28,6 +28,7 @@ from gatewright.plugins.registry import Source
 from gatewright.plugins.services import GatewayServices
 from gatewright.proxy.route import Generation, Route, Snapshot, Split
 from gatewright.routing.table import Table
+from gatewright.upstream.asgi_target import AsgiPools
 from gatewright.upstream.service import Service
 
 PluginList = tuple[KeyPath, Sequence[PluginRef]]
@@ -67,7 +68,9 @@ class _Builder:
         self._base_dir = base_dir
         self._source = source
         self._previous = previous
-        self._services = ServiceBuilder(source, clock, timers, previous.services if previous is not None else {})
+        self._applications = previous.applications if previous is not None else AsgiPools()
+        services = previous.services if previous is not None else {}
+        self._services = ServiceBuilder(source, clock, timers, services, self._applications)
         self._generation = Generation()
         self._classes: dict[str, type[AnyPlugin]] = {}
         self._instances: dict[int, AnyPlugin] = {}  # by list entry: a global plugin is one object for all routes
@@ -80,7 +83,7 @@ class _Builder:
         everywhere = self._chain((((), config.plugins),))
         unrouted = Route(None, everywhere.for_refusals(), generation=self._generation)
         snapshot = Snapshot(table=Table(rules), unrouted=unrouted, services=plain, config=config)
-        return Built(snapshot, services, list(self._instances.values()), self._source)
+        return Built(snapshot, services, list(self._instances.values()), self._source, self._applications)
 
     def _route(self, index: int, config: RouteConfig, services: dict[str, Service]) -> Route:
         limits = config.limits

@@ -64,7 +64,7 @@ class _Watcher:
         if self._see is not None:
             try:
                 self._see(data)
-            except Exception:
+            except BaseException:  # users' code may raise anything
                 _log.exception("a body's watcher failed")
                 self._see = None
         return data

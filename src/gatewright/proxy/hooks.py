@@ -1,5 +1,9 @@
-"""Running a chain's hooks: their errors, bodies that are buffered first, hooks that wait, filters of streams."""
+"""Running a chain's hooks: their errors, bodies that are buffered first, hooks that wait, filters of streams.
 
+A hook may raise anything, SystemExit and a CancelledError of its own too: that costs its exchange and no other.
+"""
+
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -34,6 +38,16 @@ def plugin_failed(hook: Hook | None, exchange: Exchange, error: BaseException) -
     return PluginError(name, error)
 
 
+def _unless_ended(error: BaseException) -> None:
+    """Raise `error` again if the exchange is being ended with it: what a hook raised while it waited is the hook's own
+    unless its Task is cancelled, or closed with its loop.
+    """
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+    if cancelled or isinstance(error, GeneratorExit):
+        raise error
+
+
 def _timed(hooks: Sequence[T], exchange: Exchange, phase: str) -> Iterable[T]:
     """Return the hooks of a phase; where the exchange's trace is recorded, each is noted with its time."""
     trace = exchange.trace
@@ -47,7 +61,7 @@ def call_plain(hooks: tuple[Hook, ...], exchange: Exchange) -> Response | None:
             response = hook(exchange)
         except GatewayError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
             raise plugin_failed(hook, exchange, exc) from exc
         if response is not None:
             return _checked(hook, exchange, response)
@@ -77,7 +91,8 @@ async def run_request_steps(steps: tuple[Step, ...], exchange: Exchange, run: Ru
                 response = await response
         except GatewayError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            _unless_ended(exc)
             raise plugin_failed(step.hook, exchange, exc) from exc
         if response is not None:
             return _checked(step.hook, exchange, response)
@@ -99,7 +114,8 @@ async def run_response_steps(steps: tuple[Step, ...], exchange: Exchange, respon
                 await result
         except GatewayError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            _unless_ended(exc)
             raise plugin_failed(step.hook, exchange, exc) from exc
 
 
@@ -108,7 +124,7 @@ def _wants(hook: Hook, exchange: Exchange, *response: Response) -> bool:
         return bool(hook(exchange, *response))
     except GatewayError:
         raise
-    except Exception as exc:
+    except BaseException as exc:
         raise plugin_failed(hook, exchange, exc) from exc
 
 
@@ -119,7 +135,7 @@ def call_response_plain(hooks: tuple[Hook, ...], exchange: Exchange, response: R
             hook(exchange, response)
         except GatewayError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
             raise plugin_failed(hook, exchange, exc) from exc
 
 
@@ -128,7 +144,7 @@ def call_done(hooks: tuple[Hook, ...], exchange: Exchange) -> None:
     for hook in _timed(hooks, exchange, "on_done"):
         try:
             hook(exchange)
-        except Exception as exc:
+        except BaseException as exc:
             plugin_failed(hook, exchange, exc)
 
 
@@ -142,7 +158,8 @@ async def run_upstream_steps(steps: tuple[Step, ...], exchange: Exchange, attemp
                 await result
         except GatewayError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            _unless_ended(exc)
             raise plugin_failed(step.hook, exchange, exc) from exc
 
 
@@ -164,7 +181,8 @@ async def _around(plugin: AnyPlugin, exchange: Exchange, call: Call) -> Response
             response: object = await around(exchange, call)
     except GatewayError:
         raise
-    except Exception as exc:
+    except BaseException as exc:
+        _unless_ended(exc)
         raise plugin_failed(plugin.around, exchange, exc) from exc
     if not isinstance(response, Response):
         error = TypeError(f"around must return a Response, not {type(response).__name__}")
@@ -203,7 +221,7 @@ def _change(hook: Hook, exchange: Exchange, chunk: bytes) -> bytes:
             raise TypeError(f"a chunk hook must return bytes, not {type(result).__name__}")
     except GatewayError:
         raise
-    except Exception as exc:
+    except BaseException as exc:
         raise plugin_failed(hook, exchange, exc) from exc
     return result
 

@@ -32,6 +32,7 @@ from gatewright.plugins.chain import Chain
 from gatewright.proxy.call import Call, rewritten
 from gatewright.proxy.direct import DirectAttempt
 from gatewright.proxy.hooks import (
+    PluginError,
     call_done,
     call_plain,
     call_response_plain,
@@ -85,6 +86,7 @@ class Proxy:
         self._clock = clock
         self._earlier: list[Generation] = []  # of snapshots before, while they have exchanges
         self.repeats = {"http": Repeats(), "https": Repeats()}
+        self.over: GatewayError | None = None  # from the moment on when it is the gateway that closes connections
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Answer by `snapshot` from now on."""
@@ -244,7 +246,7 @@ class Proxy:
     def client_gone(self, exchange: Exchange) -> None:
         """End the exchange: nobody waits for its answer any more."""
         if exchange.run is not None:
-            exchange.run.fail(RequestError(Reason.CLIENT_GONE, "The client went away"))
+            exchange.run.fail(self.over or RequestError(Reason.CLIENT_GONE, "The client went away"))
 
     # The life
 
@@ -349,12 +351,13 @@ class Proxy:
         """Return what `exc` means for the exchange; a defect of the gateway is logged with its traceback."""
         if isinstance(exc, GatewayError):
             return exc
+        extra = {"request_id": exchange.id}
         if isinstance(exc, asyncio.CancelledError):
             cause = exchange.run.cancelled_by() if isinstance(exchange.run, Run) else None
             if isinstance(cause, GatewayError):
                 return cause
-            return GatewayError(Reason.DRAINING, "The gateway is shutting down")
-        extra = {"request_id": exchange.id}
+            _log.error("request %s was cancelled, though not by the gateway", exchange.id, exc_info=exc, extra=extra)
+            return PluginError("a plugin", exc)
         _log.error("request %s failed by a defect of the gateway", exchange.id, exc_info=exc, extra=extra)
         return GatewayError(Reason.INTERNAL_ERROR, "The gateway failed on this request", repr(exc))
 
@@ -363,6 +366,9 @@ class Proxy:
         exchange.reason = error.reason
         exchange.cause = error.cause
         status = status_for(error.reason)
+        if error is self.over:
+            exchange.status = status  # as for the others that the gateway did not wait for
+            return None
         if status is None:
             return None
         if error.reason is Reason.NO_ROUTE and exchange.request.path == "*":

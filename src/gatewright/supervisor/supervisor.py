@@ -8,10 +8,11 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from gatewright.control.discovery.discovery import READY_SECONDS
 from gatewright.control.discovery.registration import Places, Registration
@@ -243,18 +244,24 @@ class Supervisor:
     # The end
 
     async def _stop(self) -> None:
-        """Fail readiness, wait, drain; a second signal ends it at once."""
+        """Fail readiness, wait, drain; a second signal ends the grace, a third kills what is left."""
         self.phase = Phase.DRAINING
         self._notifier.stopping()
         shutdown = self.configurations.config.shutdown
-        _log.info("finishing what is under way; signal again to stop at once")
-        stopping = spawn(self._drain(shutdown.delay, shutdown.grace))
-        again = spawn(self._told_to_end())
-        await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-        again.cancel()
-        if not stopping.done():
-            stopping.cancel()
-            await self._drain(0, 0)
+        _log.info("finishing what is under way; signal again to break it off")
+        if not await self._unless_told(self._drain(shutdown.delay, shutdown.grace)):
+            await self._unless_told(self._drain(0, 0))
+
+    async def _unless_told(self, draining: Coroutine[Any, Any, None]) -> bool:
+        """Drain; return False if another signal came before that was done."""
+        work, told = spawn(draining), spawn(self._told_to_end())
+        await asyncio.wait((work, told), return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if not work.done():
+            work.cancel()
+            return False
+        work.result()
+        return True
 
     async def _drain(self, delay: float, grace: float) -> None:
         await asyncio.gather(asyncio.sleep(delay), self._registration.leave())

@@ -116,17 +116,19 @@ class Worker:
         return 1 if failed else 0
 
     async def _stop(self, gateway: Gateway) -> None:
-        """Drain, for as long as was said last."""
+        """Drain, for as long as was said last, and end. An end that has begun is not cut short: users' code would stop
+        half-way, and cannot be stopped again."""
         while True:
             self._told.clear()
-            stopping, told = spawn(gateway.stop(self._grace)), spawn(self._told.wait())
-            await asyncio.wait((stopping, told), return_when=asyncio.FIRST_COMPLETED)
+            draining, told = spawn(gateway.drain(self._grace)), spawn(self._told.wait())
+            await asyncio.wait((draining, told), return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
-            if stopping.done():
-                stopping.result()
-                return
-            stopping.cancel()
-            await asyncio.wait((stopping,))
+            if draining.done():
+                break
+            draining.cancel()
+            await asyncio.wait((draining,))
+        draining.result()
+        await gateway.end()
 
     # Messages
 
@@ -239,7 +241,9 @@ class Worker:
                 contents = _bounded(read | prepared.contents)
         except StartError as exc:
             error = _clipped(str(exc))
-        except Exception as exc:  # whatever users' code makes of it, this worker must go on
+        except BaseException as exc:  # whatever users' code makes of it, this worker must go on
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
             _log.exception("a configuration could not be prepared")
             error = _clipped(f"the configuration cannot be prepared: {type(exc).__name__}")
         if prepared is not None:

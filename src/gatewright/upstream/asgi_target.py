@@ -8,8 +8,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import MethodType
 from typing import Any
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from gatewright.core.errors import GatewayError, Reason, ResponseError, Retry, UpstreamError
 from gatewright.core.headers import Field, Headers
@@ -25,27 +27,55 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 _log = logging.getLogger("gatewright.app")
+_CANCELLED_SECONDS = 1.0  # for a call to clean up after it was cancelled
 _READ = Limits(request_line=64 * 1024, headers=256 * 1024, header_count=1000)
 
 
 class AsgiPool:
-    """Stands where a network target has its pool: every attempt gets a call of the application."""
+    """Stands where a network target has its pool: every attempt gets a call of the application.
+
+    There is one for an application (`AsgiPools`), with any number of users: whatever configuration has it in a service.
+    The first of them to start brings the application up, the last one to stop ends it.
+    """
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self._lifespan = Lifespan(app)
+        self.calls: set[asyncio.Task[Any]] = set()  # under way, also those that go on after their answer
+        self._users = 0
+        self._lifespan: Lifespan | None = None
+        self._state: dict[str, Any] = {}
+        self._changing = asyncio.Lock()
 
     def take(self, now: float) -> "AsgiCall":
         """Return a call; there always is one."""
-        return AsgiCall(self.app, self._lifespan.state)
+        return AsgiCall(self.app, self._state, self.calls)
 
     async def start(self) -> None:
-        """Start the application's lifespan. Raises UpstreamError(app_failed) when it does not come up."""
-        await self._lifespan.start()
+        """Have one user more; the first starts the application's lifespan. Each start wants its `stop`, also one that
+        fails. Raises UpstreamError(app_failed) when the application does not come up.
+        """
+        self._users += 1
+        async with self._changing:
+            if self._lifespan is None:
+                self._lifespan = Lifespan(self.app)
+                self._state = self._lifespan.state
+                await self._lifespan.start()
 
     async def stop(self) -> None:
-        """End it."""
-        await self._lifespan.stop()
+        """Have one user less. With the last one the application ends: what it still does is cancelled, then it shuts
+        down. It may take any time for that.
+        """
+        self._users -= 1
+        async with self._changing:
+            if self._users or self._lifespan is None:
+                return
+            lifespan, self._lifespan = self._lifespan, None
+            if self.calls:
+                _log.warning("%d calls of the in-process application are cancelled", len(self.calls))
+                for call in self.calls:
+                    call.cancel()
+                await asyncio.wait(self.calls, timeout=_CANCELLED_SECONDS)
+            await lifespan.stop()
 
     def retire(self) -> None:
         """Nothing lies idle here."""
@@ -54,16 +84,34 @@ class AsgiPool:
         """Nor here."""
 
 
+class AsgiPools:
+    """Knows the one pool of each application, for as long as somebody has it."""
+
+    def __init__(self) -> None:
+        self._pools: WeakValueDictionary[tuple[int, ...], AsgiPool] = WeakValueDictionary()
+
+    def pool(self, app: App) -> AsgiPool:
+        """Return the pool of an application."""
+        # A bound method is another object each time; a pool keeps its application alive, so no other has these numbers.
+        key = (id(app.__self__), id(app.__func__)) if isinstance(app, MethodType) else (id(app),)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = AsgiPool(app)
+        return pool
+
+
 class AsgiCall:
     """One request to the application: what a connection is to an attempt. Sink and source of its bodies."""
 
-    def __init__(self, app: App, state: dict[str, Any]) -> None:
+    def __init__(self, app: App, state: dict[str, Any], calls: set[asyncio.Task[Any]]) -> None:
+        """It is one of the pool's `calls` until the application returns."""
         self._app = app
         self._state = state
+        self._calls = calls
         self._user: User | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[BaseException | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._over = False
+        self._over = False  # the answer is complete, or nobody waits for it
         self.released_at = 0.0  # it has no clock: whoever wants to know when the answer was complete asks its own
         # The request's body
         self._pieces: list[bytes] = []
@@ -107,9 +155,18 @@ class AsgiCall:
         if response_timeout != math.inf:
             self._timer = asyncio.get_running_loop().call_later(response_timeout, self._too_late, response_timeout)
         scope = _scope(request, user.client_ip, self._state)
-        self._task = spawn(self._app(scope, self._receive, self._send), self._returned)  # type: ignore[arg-type]
+        self._task = spawn(self._call(scope), self._returned)
+        self._calls.add(self._task)
         if isinstance(content, Pipe):
             content.attach(self)
+
+    async def _call(self, scope: Scope) -> BaseException | None:
+        """Run the application and return what it raised: SystemExit in a Task would end the process."""
+        try:
+            await self._app(scope, self._receive, self._send)
+        except BaseException as error:
+            return error
+        return None
 
     # The request's body
 
@@ -239,9 +296,10 @@ class AsgiCall:
         detail = f"The application did not answer within {seconds:g} s"
         self._fail(UpstreamError(Reason.RESPONSE_TIMEOUT, detail, Retry.NEVER))
 
-    def _returned(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not self._over:
+    def _returned(self, task: asyncio.Task[BaseException | None]) -> None:
+        self._calls.discard(task)
+        error = None if task.cancelled() else task.result()
+        if error is not None and not task.cancelling():
             _log.error("the in-process application failed", exc_info=error)
         if not self._over:
             detail = "The application failed" if error is not None else "The application ended without a whole answer"

@@ -9,12 +9,13 @@ from gatewright.core.errors import Reason, Retry, UpstreamError
 from gatewright.core.tasks import spawn
 
 _log = logging.getLogger("gatewright.app")
-START_SECONDS = 30.0
-STOP_SECONDS = 10.0
 
 
 class Lifespan:
-    """Runs one application's lifespan in a task of its own; an application without one is left alone."""
+    """Runs one application's lifespan in a task of its own; an application without one is left alone.
+
+    The application may take any time to start and to shut down: it is the caller who bounds that, and cancels.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
@@ -26,7 +27,7 @@ class Lifespan:
     async def start(self) -> None:
         """Let the application start up. Raises UpstreamError(app_failed) when it says that it cannot."""
         self._task = spawn(self._run())
-        failure = await self._ask("lifespan.startup", START_SECONDS)
+        failure = await self._ask("lifespan.startup")
         if failure:
             # Frameworks put a whole traceback here: it is for the log, its last line for who starts the gateway.
             _log.error("the in-process application did not start: %s", failure)
@@ -34,21 +35,20 @@ class Lifespan:
             raise UpstreamError(Reason.APP_FAILED, f"The application did not start: {last}", Retry.NEVER)
 
     async def stop(self) -> None:
-        """Let it shut down, for STOP_SECONDS at most."""
+        """Let it shut down. It is ended, if need be half-way, when this is cancelled."""
         if self._task is None or self._task.done():
             return
-        failure = await self._ask("lifespan.shutdown", STOP_SECONDS)
+        try:
+            failure = await self._ask("lifespan.shutdown")
+        finally:
+            self._task.cancel()
         if failure:
             _log.error("the in-process application did not shut down cleanly: %s", failure)
-        self._task.cancel()
 
-    async def _ask(self, event: str, seconds: float) -> str:
+    async def _ask(self, event: str) -> str:
         self._answer = asyncio.get_running_loop().create_future()
         self._events.put_nowait({"type": event})
-        try:
-            return await asyncio.wait_for(self._answer, seconds)
-        except TimeoutError:
-            return f"no answer to {event} within {seconds:g} s"
+        return await self._answer
 
     def _settle(self, failure: str) -> None:
         if self._answer is not None and not self._answer.done():
@@ -58,12 +58,10 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._events.get, self._send)
-        except asyncio.CancelledError:
-            raise
         except Exception as exc:
             # The ASGI specification: an application that raises here does not support lifespan.
             _log.debug("no lifespan: %r", exc)
-        except BaseException as exc:  # SystemExit would end this process, and every other route with it
+        except BaseException as exc:  # SystemExit would end this process; nobody else would tell of a CancelledError
             self._settle(repr(exc))
         self._settle("")
 
