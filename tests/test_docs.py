@@ -171,6 +171,7 @@ def families() -> list[Metric]:
             ["reasons", ["r", "no_route"], [1]],
             *(["plugins", labels, [1]] for labels in plugins),
         ],
+        {},
     )
     return list(parse_metrics(render(counted.rows(), gauges, "application/openmetrics-text")[0].decode()))
 

@@ -155,6 +155,27 @@ def test_sigterm_to_one_worker_drains_it_and_another_takes_its_place(run, fast, 
     assert not set(before) & set(gateway.workers())
 
 
+def test_a_worker_that_ends_while_the_supervisor_is_held_up_tells_its_counts(run):
+    """More of them than the socket between the two holds."""
+    name, methods = "r" * 50, ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    routes = "".join(
+        f"  - {{name: {name}{each}, match: {{path: /{each}}}, respond: {{body: x}}}}\n" for each in range(400)
+    )
+    gateway = run(f"workers: 1\nroutes:\n{routes}").ready()
+    port, (pid,) = gateway.port, gateway.workers()
+    gateway.tell(signal.SIGSTOP)
+    with RawSocket.connect(port) as client:
+        for path in range(400):
+            heads = [f"{method} /{path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n" for method in methods]
+            client.send("".join(heads).encode())
+            assert [client.read_answer().status for _ in methods] == [200] * 5
+    os.kill(pid, signal.SIGTERM)
+    threading.Event().wait(2.0)  # nothing happens in all that time: that is what it is about
+    gateway.tell(signal.SIGCONT)
+    gateway.until(lambda: requests_total(gateway) == 2000, "the counts")
+    assert gateway.end() == 0
+
+
 def test_a_worker_that_dies_at_once_again_and_again_does_not_keep_the_machine_busy(run, fast, tmp_path):
     gateway = run(CONFIG.format(workers=2, grace="1s", url=fast) + 'plugins: [{use: "./bad.py:Bad"}]\n')
     assert gateway.process.wait(TIMEOUT) == 1  # no such file: an error, not a loop

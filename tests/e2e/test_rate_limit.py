@@ -72,6 +72,20 @@ plugins: [{{rate_limit: {{limit: 5/minute}}}}]
     assert [get(running.port, "/other").status for n in range(7)] == [200] * 5 + [429, 429]
 
 
+def test_counts_outlive_a_reload_that_puts_another_plugin_before_the_limit(gateway):
+    text = """
+listeners: [{bind: "127.0.0.1:0"}]
+routes: [{name: all, match: {path: /}, respond: {status: 200}, plugins: [{rate_limit: {limit: 3/hour}}]}]
+"""
+    running = gateway(text)
+    assert [get(running.port).status for _ in range(2)] == [200, 200]
+    running.reload(text.replace("[{rate", "[{headers: {response: {set: {x-a: b}}}}, {rate"))
+    assert [(answer.status, answer.get("x-a")) for answer in (get(running.port), get(running.port))] == [
+        (200, "b"),
+        (429, "b"),
+    ]
+
+
 def test_requests_without_a_route_are_not_counted(limited):
     running = limited("{limit: 1/minute}", route="")
     assert [get(running.port, "/..").status for _ in range(3)] == [400, 400, 400]

@@ -46,7 +46,7 @@ class Fetching:
         self.counts.append((name, *labels.values()))
 
     def age(self, name, **labels):
-        return self.ages.age(name, labels)
+        return self.ages.age(self, name, labels)
 
     async def call(self):
         """Wait for the next fetch: a future to answer."""

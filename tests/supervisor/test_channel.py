@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,10 +25,18 @@ class Other(msgspec.Struct, tag="other"):
     pass
 
 
+class Anything(msgspec.Struct, tag="anything"):
+    content: Any
+
+
+NO_TEXT = msgspec.msgpack.encode(Note("abcd")).replace(b"abcd", b"ab\xffd")
+DEEP = msgspec.msgpack.encode(Anything(None)).removesuffix(b"\xc0") + b"\x91" * 100_000 + b"\xc0"
+
+
 class End:
     """One end of a channel that keeps what comes."""
 
-    def __init__(self, sock, types=Note):
+    def __init__(self, sock, types=Note | Anything):
         self.messages = []
         self.sockets = []
         self.error = "not lost"
@@ -125,8 +134,10 @@ def test_sockets_go_with_the_message_that_they_belong_to():
         struct.pack("!IH", 3, 0) + b"\xc1\xc1\xc1",
         struct.pack("!IH", 7, 0) + msgspec.msgpack.encode(Other()),
         struct.pack("!IH", len(msgspec.msgpack.encode(Note("a"))), 2) + msgspec.msgpack.encode(Note("a")),
+        struct.pack("!IH", len(NO_TEXT), 0) + NO_TEXT,
+        struct.pack("!IH", len(DEEP), 0) + DEEP,
     ],
-    ids=["too long", "no msgpack", "another type", "descriptors that did not come"],
+    ids=["too long", "no msgpack", "another type", "descriptors that did not come", "no UTF-8", "too deep"],
 )
 def test_what_cannot_be_understood_ends_it(sent):
     async def test(left, right):
@@ -138,6 +149,24 @@ def test_what_cannot_be_understood_ends_it(sent):
         assert right.recv(1) == b""
         one.channel.send(Note("to nobody"))  # no error: the end was told already
         right.close()
+
+    run(test)
+
+
+def test_what_comes_behind_a_message_that_cannot_be_handled_is_heard():
+    async def test(left, right):
+        one, two = End(left), End(right)
+
+        def received(message, sockets):
+            two.received(message, sockets)
+            raise LookupError(message.number)
+
+        two.channel._received = received
+        for number in range(3):
+            one.channel.send(Note("a", number))
+        await two.until(lambda: len(two.messages) == 3)
+        one.channel.close()
+        two.channel.close()
 
     run(test)
 
@@ -154,17 +183,38 @@ def test_a_message_that_is_broken_off_is_no_message():
     run(test)
 
 
-def test_one_that_does_not_read_is_given_up_before_memory_is(monkeypatch):
+@pytest.mark.parametrize(("length", "messages"), [(100_000, 40), (0, 5000)])
+def test_one_that_does_not_read_is_given_up_before_memory_is(monkeypatch, length, messages):
     monkeypatch.setattr(channel, "MAX_PENDING", 1_000_000)
 
     async def test(left, right):
         one = End(left)
-        for _ in range(40):
-            one.channel.send(Note("x" * 100_000))
+        for _ in range(messages):
+            one.channel.send(Note("x" * length))
             if one.channel.closed:
                 break
         assert isinstance(one.error, ChannelError)
         assert one.channel.pending == 0
         right.close()
+
+    run(test)
+
+
+def test_what_may_be_refused_leaves_room_for_what_may_not(monkeypatch):
+    monkeypatch.setattr(channel, "MAX_PENDING", 3_000_000)
+    monkeypatch.setattr(channel, "MAX_MESSAGE", 1_500_000)
+
+    async def test(left, right):
+        one, two = End(left), End(right)
+        one.channel.offer(Note("x" * 1_400_000))  # where nothing waits, any message has room
+        with pytest.raises(ValueError, match="has no room"):
+            one.channel.offer(Note("x" * 700_000))
+        one.channel.send(Note("x" * 1_000_000))
+        await two.until(lambda: len(two.messages) == 2)
+        one.channel.offer(Note("x" * 700_000))
+        await two.until(lambda: len(two.messages) == 3)
+        one.channel.close()
+        one.channel.offer(Note("to nobody"))
+        two.channel.close()
 
     run(test)

@@ -1,6 +1,9 @@
-"""What a worker is told of targets before its gateway is up: nothing is lost, and nothing old comes after the new."""
+"""What a worker is told of targets before its gateway is up: nothing is lost, and nothing old comes after the new. And
+when it tells of them itself.
+"""
 
 import asyncio
+import faulthandler
 import socket
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
@@ -8,7 +11,18 @@ from unittest.mock import MagicMock
 import pytest
 
 from gatewright.supervisor import worker as module
-from gatewright.supervisor.messages import Configure, Discovered, Row, SetTarget, SetTargets
+from gatewright.supervisor.channel import Channel
+from gatewright.supervisor.messages import (
+    Ask,
+    Configure,
+    Discovered,
+    Drain,
+    FromWorker,
+    Report,
+    Row,
+    SetTarget,
+    SetTargets,
+)
 from gatewright.supervisor.worker import Worker
 
 
@@ -70,3 +84,34 @@ def test_news_that_come_early_are_kept_in_order(monkeypatch: pytest.MonkeyPatch,
 
     told = asyncio.run(main())
     assert told == [["http://old"], ("t", True), ("t", False), ["http://new"], ["http://newest"]]
+
+
+def test_targets_are_looked_at_for_who_asks_and_while_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them take milliseconds, in which no request gets on."""
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.001)
+    gateway = MagicMock(lines_dropped=0, spans_dropped=0, connections=1, in_flight=1)
+    gateway.target_states.return_value = [{"service": "s", "target": "t", "in_flight": 1}]
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+        worker = Worker(ours, None)  # type: ignore[arg-type]
+        worker._gateway = gateway
+        supervisor: Channel[Any] = Channel(theirs, FromWorker, lambda each, _: reports.put_nowait(each), lambda _: None)
+        reporting = asyncio.get_running_loop().create_task(worker._report_often())
+        try:
+            async with asyncio.timeout(20):
+                assert [(await reports.get()).targets for _ in range(3)] == [None] * 3
+                assert not gateway.target_states.called
+                for told, number in ((Ask(7), 7), (Drain(1.0), 0)):
+                    supervisor.send(told)
+                    while (report := await reports.get()).targets is None:
+                        pass
+                    assert (report.number, report.targets) == (number, gateway.target_states.return_value)
+        finally:
+            reporting.cancel()
+            faulthandler.cancel_dump_traceback_later()
+            worker._channel.close()
+            supervisor.close()
+
+    asyncio.run(main())

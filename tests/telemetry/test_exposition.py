@@ -27,7 +27,6 @@ GAUGES = Gauges(
     config_version="abc",
     lag=0.25,
     ages=[AgeGauge("jwks", {"url": url}, age) for url, age in (("a", 3.0), ("a", 7.5), ("b", 1.0), ("a", 5.0))],
-    templates={"r": "/items/{id}"},
 )
 PARSERS = {
     "classic": ("", parse_classic),
@@ -47,7 +46,7 @@ def totals():
             0.1,
         )
         counters.lines_dropped = 7
-        summed.update(worker, counters.changes())
+        summed.update(worker, counters.changes(), {"r": "/items/{id}"})
     summed.retire("1")
     return summed
 
@@ -129,12 +128,12 @@ def test_opentelemetrys_histogram(scraped):
     assert value(samples, f"{name}_sum", **labels("POST", "404")) == 20
     assert value(samples, f"{name}_bucket", **labels("GET", "404", route="", gateway_route=""), le="0.1") == 2
     counts = totals().rows()
-    counts.append(Row("exchanges", ["r", "s", "GET", "502", "https"], [1] * LENGTH))
+    counts.append(Row("exchanges", ["r", "s", "GET", "502", "https", "/items/{id}"], [1] * LENGTH))
     samples, _ = scrape(*PARSERS["classic"], counts, GAUGES)
     failed = labels("GET", "502", error="502") | {"url_scheme": "https"}
     assert value(samples, f"{name}_count", **failed) == len(BOUNDS) + 1
     # What has another scheme is the same request to all other metrics.
-    counts.append(Row("exchanges", ["r", "s", "GET", "502", "http"], [1] * LENGTH))
+    counts.append(Row("exchanges", ["r", "s", "GET", "502", "http", "/items/{id}"], [1] * LENGTH))
     samples, _ = scrape(*PARSERS["classic"], counts, GAUGES)
     assert value(samples, "gateway_requests_total", route="r", service="s", method="GET", code="502") == 30
 
@@ -197,12 +196,19 @@ def test_a_gateway_that_has_served_nothing_yet(form):
     assert not any(key[0].startswith(("gateway_requests", "gateway_config_last_success")) for key in samples)
 
 
+def test_ages_with_other_labels_are_series_of_one_metric():
+    gauges = Gauges(ages=[AgeGauge("made", {"a": "1"}, 3.0), AgeGauge("made", {"b": "2"}, 4.0)])
+    samples, _ = scrape(*PARSERS["classic"], [], gauges)
+    assert value(samples, "gateway_made_age_seconds", a="1", b="") == 3.0
+    assert value(samples, "gateway_made_age_seconds", a="", b="2") == 4.0
+
+
 @pytest.mark.parametrize("form", PARSERS)
 def test_labels_survive_whatever_they_hold(form):
     odd = 'a"b\\c\nd{e}="f",g é'
     gauges = Gauges(targets=[TargetGauges(odd, odd, True, {"open": 1})])
     summed = Totals()
-    summed.update("1", [["reasons", [odd, odd], [1]]])
+    summed.update("1", [["reasons", [odd, odd], [1]]], {})
     samples, _ = scrape(*PARSERS[form], summed.rows(), gauges)
     assert value(samples, "gateway_target_healthy", service=odd, target=odd) == 1
     assert value(samples, "gateway_rejections_total", route=odd, reason=odd) == 1

@@ -28,7 +28,6 @@ STEPS = st.lists(
         st.tuples(st.just("report"), st.integers(0, 2)),
         st.tuples(st.just("report twice"), st.integers(0, 2)),
         st.tuples(st.just("die"), st.integers(0, 2)),
-        st.tuples(st.just("die, and its last report comes late"), st.integers(0, 2)),
     ),
     max_size=60,
 )
@@ -48,14 +47,13 @@ def test_the_sums_are_what_all_workers_reported(steps):
             counters.record(finished(status=status), seconds)
             unreported[place][str(status or 499)] += 1
             continue
-        told = [] if name == "die" else counters.changes()
-        if name.startswith("die"):
+        if name == "die":
             totals.retire(key)
             workers[place] = (str(next(keys)), Counters())
-        totals.update(key, told) if told else None
-        if name == "report twice":
-            totals.update(key, told)
-        if name != "die":
+        else:
+            told = counters.changes()
+            for _ in range(2 if name == "report twice" else 1):
+                totals.update(key, told, {})
             expected.update(unreported[place])
         unreported[place].clear()
         rows = totals.rows()
@@ -74,7 +72,7 @@ def test_seconds_add_up_to_the_same_in_any_order():
         for number, seconds in enumerate(order):
             counters = Counters()
             counters.record(finished(), seconds)
-            totals.update(str(number), counters.changes())
+            totals.update(str(number), counters.changes(), {})
             totals.retire(str(number))
         found.add(totals.rows()[0].numbers[SECONDS])
     assert found == {1_235_100_000_100}
@@ -83,42 +81,56 @@ def test_seconds_add_up_to_the_same_in_any_order():
 def test_a_sum_does_not_go_back_when_a_worker_says_less():
     totals = Totals()
     for count, total in [(5, 5), (3, 5), (6, 6), (6, 6)]:
-        totals.update("1", [row(count)])
+        totals.update("1", [row(count)], {})
         assert sums(totals) == {("reasons", "r", "no_route"): [total]}
 
 
-def test_the_dead_are_forgotten_one_day_and_their_numbers_are_not():
+def test_the_dead_are_forgotten_and_their_numbers_are_not():
     totals = Totals()
     for worker in range(100):
-        totals.update(str(worker), [row(1)])
+        totals.update(str(worker), [row(1)], {})
         totals.retire(str(worker))
         totals.retire(str(worker))
     totals.retire("never seen")
     assert sums(totals) == {("reasons", "r", "no_route"): [100]}
-    assert len(totals._told) == 16
+    assert totals._told == {}
+
+
+def test_a_route_has_the_path_that_it_has_when_it_is_counted():
+    totals = Totals()
+    labels = ["r", "s", "GET", "200", "http"]
+    for count, paths in [(3, {"r": "/old"}), (4, {"r": "/new"}), (6, {}), (6, {"r": "/newest"})]:
+        totals.update("1", [["exchanges", labels, [count] * LENGTH]], paths)
+    totals.update("2", [["exchanges", ["", *labels[1:]], [1] * LENGTH]], {"r": "/new"})
+    assert {key[1:]: numbers[0] for key, numbers in sums(totals).items()} == {
+        (*labels, "/old"): 3,
+        (*labels, "/new"): 3,
+        (*labels, "/newest"): 0,
+        ("", *labels[1:], ""): 1,
+    }
 
 
 def test_rows_are_bounded_and_none_is_lost(monkeypatch):
     monkeypatch.setattr(totals_module, "MAX_ROWS", 5)
     totals = Totals()
     for worker in range(20):
-        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [1] * LENGTH]])
-        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [2] * LENGTH]])
+        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [1] * LENGTH]], {})
+        totals.update(str(worker), [["exchanges", [f"r{worker}", "s", "GET", "200", "http"], [2] * LENGTH]], {})
     found = sums(totals)
     assert len(found) == 6
-    assert found["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"] == [30] * LENGTH
+    assert found["exchanges", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"] == [30] * LENGTH
 
 
 def test_rows_are_copies():
     totals = Totals()
-    totals.update("1", [row(1)])
+    totals.update("1", [row(1)], {})
     before = totals.rows()
-    totals.update("1", [row(2)])
+    totals.update("1", [row(2)], {})
     assert before[0].numbers == [1]
 
 
 def test_rows_of_another_length_are_refused():
     totals = Totals()
-    totals.update("1", [["reasons", ["r", "x"], [1, 2]]])
+    totals.update("1", [["reasons", ["r", "x"], [1, 2]]], {})
     with pytest.raises(ValueError):
-        totals.update("1", [["reasons", ["r", "x"], [1]]])
+        totals.update("1", [["reasons", ["r", "x"], [1]]], {})

@@ -113,7 +113,7 @@ class PluginServices:
 
     def age(self, name: str, **labels: str) -> Age:
         """Return what a plugin's age is told of, see `GatewayServices.age`."""
-        return (self._counters or Counters()).age(name, labels)
+        return (self._counters or Counters()).age(self, name, labels)
 
     def shared(self, key: str, factory: Callable[[], T]) -> T:
         """Return the one object that this process has for `key`, see `GatewayServices.shared`."""
@@ -129,9 +129,11 @@ class PluginServices:
 
     def publish(self, topic: str, message: Any) -> None:
         """Tell all workers, see `GatewayServices.publish`."""
-        self.hear(topic, message)
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is text, not {topic!r}")
         if self.links.relay is not None:
-            self.links.relay(topic, message)
+            self.links.relay(topic, message)  # first: what it refuses nobody hears
+        self.hear(topic, message)
 
     def hear(self, topic: str, message: Any) -> None:
         """Tell this worker's subscribers. What one of them raises is logged."""

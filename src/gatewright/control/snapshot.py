@@ -118,19 +118,19 @@ class _Builder:
     def _chain(self, lists: Sequence[PluginList]) -> Chain:
         """Compile the plugins of all `lists` in run order: one that is named again, nearer to the route, takes the
         place of the farther one."""
-        order: dict[str, tuple[KeyPath, PluginRef]] = {}
+        order: dict[str, tuple[KeyPath, PluginRef, int]] = {}
         for owner, references in lists:
             seen: dict[str, int] = {}
             for index, reference in enumerate(references):
                 count = seen[reference.label] = seen.get(reference.label, 0) + 1
-                order[f"{reference.label}#{count}"] = ((*owner, "plugins", index), reference)
-        plugins = [self._instance(path, reference) for path, reference in order.values()]
+                order[f"{reference.label}#{count}"] = ((*owner, "plugins", index), reference, count)
+        plugins = [self._instance(*entry) for entry in order.values()]
         try:
             return compile_chain(plugins)
         except TypeError as error:  # an `async def` where only `def` can work
             raise SnapshotError(next(iter(order.values()))[0], str(error)) from error
 
-    def _instance(self, path: KeyPath, reference: PluginRef) -> AnyPlugin:
+    def _instance(self, path: KeyPath, reference: PluginRef, number: int) -> AnyPlugin:
         known = self._instances.get(id(reference))
         if known is None:
             label = reference.label
@@ -139,7 +139,7 @@ class _Builder:
                 if cls is None:
                     cls = self._classes[label] = self._source.resolve(reference.name, reference.use, self._base_dir)
                 known = cls(cls.config_model.model_validate(dict(reference.config)))
-                known.place = self._place(path, label)
+                known.place = self._place(path, label, number)
                 if self._for_plugins is not None:
                     known.gateway = self._for_plugins
             except BaseException as error:  # the code is the user's, SystemExit too
@@ -147,12 +147,14 @@ class _Builder:
             self._instances[id(reference)] = known
         return known
 
-    def _place(self, path: KeyPath, label: str) -> str:
-        """Name the place of a plugin, in a way that outlives changes elsewhere in the file."""
-        *owner, _, index = path
+    def _place(self, path: KeyPath, label: str, number: int) -> str:
+        """Name the place of a plugin, the `number`th of its label in its list, in a way that outlives changes elsewhere
+        in the file.
+        """
+        *owner, _, _index = path
         if owner and owner[0] == "routes":
             owner[1] = self._config.routes[int(owner[1])].name
-        return f"{path_text(tuple(owner))} {label} {index}".strip()
+        return f"{path_text(tuple(owner))} {label} {number}".strip()
 
 
 def _answer(config: RouteConfig, services: dict[str, Service]) -> Callable[[Exchange], Response]:

@@ -4,6 +4,7 @@ By service and target name, because a reload may make a target's object anew. Th
 each new snapshot's targets; balancers read the targets.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,10 +96,15 @@ def rows(present: Built, earlier: Sequence[Built], clock: Clock) -> list[dict[st
     `in_flight` also counts what is still under way to the same target from earlier snapshots.
     """
     now = clock.now()
+    before: dict[tuple[str, str], list[Target]] = defaultdict(list)
+    for other in earlier:
+        for service, built in other.services.items():
+            for target in built.service.targets:
+                before[service, target.name].append(target)
     found = []
     for service, built in present.services.items():
         for target in built.service.targets:
-            objects = {target, *(same for other in earlier for same in other.targets(service, target.name))}
+            objects = {target, *before.get((service, target.name), ())}
             found.append(
                 {
                     "service": service,

@@ -51,7 +51,8 @@ class GatewayServices(Protocol):
     def count(self, name: str, **labels: str) -> None:
         """Add one to the counter `gateway_<name>_total` with these labels; their values must be few.
 
-        Names are words of letters, digits and underscores, and not those of the gateway's own metrics.
+        Names are words of letters, digits and underscores, and not those of the gateway's own metrics. Raises TypeError
+        and ValueError for others. A value that is no text counts by `str` of it.
         """
 
     def counter(self, name: str, **labels: str) -> Callable[[], None]:
@@ -62,8 +63,10 @@ class GatewayServices(Protocol):
 
     def age(self, name: str, **labels: str) -> Age:
         """Return what `gateway_<name>_age_seconds` is told of: set its `at` whenever the thing goes well, to seconds of
-        the clock, and to None when there is no such thing any more. The worker where it is longest ago is the one that
-        counts. Names and labels as with `count`; call it once for each.
+        the clock, and to None when there is no such thing any more; what is no time raises TypeError or ValueError. The
+        worker where it is longest ago is the one that counts. Names and labels as with `count`; for the same ones all
+        plugins of a configuration get the same object. It begins with what the configuration before has told, and is
+        told for as long as there are plugins of its configuration.
         """
 
     def shared(self, key: str, factory: Callable[[], T]) -> T:
@@ -83,7 +86,8 @@ class GatewayServices(Protocol):
     def publish(self, topic: str, message: Any) -> None:
         """Call what every worker of this gateway, this one too, has subscribed to `topic`; the others a little later.
 
-        `message` is made of str, bytes, numbers, None, lists and dicts.
+        `message` is made of str, bytes, numbers, None, lists and dicts. Raises TypeError and ValueError for what no
+        worker can be told, for over 64 MiB, and where so much waits already: then nobody was told.
         """
 
     def subscribe(self, topic: str, hear: Callable[[Any], None]) -> None:

@@ -7,6 +7,7 @@ Messages arrive in the order in which they were sent. Knows no message's meaning
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+_log = logging.getLogger("gatewright.supervisor")
 M = TypeVar("M")
 Bound = TypeVar("Bound")
 
@@ -24,6 +26,7 @@ _CHUNK = 256 * 1024
 _MAX_FDS = 250  # SCM_MAX_FD is 253
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_PENDING = 128 * 1024 * 1024
+_EACH = 512  # bytes that a waiting message takes beside its own
 CONGESTED = 1024 * 1024
 
 
@@ -51,7 +54,7 @@ class Channel(Generic[M]):
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
         self._out: deque[tuple[memoryview, list[socket.socket]]] = deque()
-        self.pending = 0  # bytes that wait to be sent
+        self.pending = 0  # bytes that wait to be sent, and what it takes to keep them
         self.closed = False
         self._flushed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -65,26 +68,48 @@ class Channel(Generic[M]):
     # Sending
 
     def send(self, message: Any, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send a message; the `sockets` that go with it are duplicated and stay the caller's."""
+        """Send a message; the `sockets` that go with it are duplicated and stay the caller's.
+
+        Raises TypeError and ValueError for one that cannot be encoded, or is too large.
+        """
+        if not self.closed:
+            self._put(self._encoded(message), sockets)
+
+    def offer(self, message: Any) -> None:
+        """Send a message that may as well be refused: it leaves room for any that may not.
+
+        Raises what `send` does, and ValueError when too much waits.
+        """
         if self.closed:
             return
+        body = self._encoded(message)
+        if self.pending and self.pending + len(body) > MAX_PENDING - MAX_MESSAGE:
+            raise ValueError(f"{self.pending} bytes wait to be sent, a message of {len(body)} more has no room")
+        self._put(body, ())
+
+    def _encoded(self, message: Any) -> bytes:
         body = self._encode(message)
         if len(body) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(body)} bytes is too large for the channel")
-        data = _HEAD.pack(len(body), len(sockets)) + body
+        return body
+
+    def _put(self, body: bytes, sockets: Sequence[socket.socket]) -> None:
         waiting = bool(self._out)
-        view, rest = memoryview(data), [sock.dup() for sock in sockets]
+        view, rest = memoryview(_HEAD.pack(len(body), len(sockets)) + body), [sock.dup() for sock in sockets]
         while len(rest) > _MAX_FDS:  # more than one call of the system takes: some with each byte of the head
-            self._out.append((view[:1], rest[:_MAX_FDS]))
+            self._append(view[:1], rest[:_MAX_FDS])
             view, rest = view[1:], rest[_MAX_FDS:]
-        self._out.append((view, rest))
-        self.pending += len(data)
+        self._append(view, rest)
         if self.pending > MAX_PENDING:
             self._end(ChannelError("the other side does not read"))
         elif not waiting:
             self._write()
             if self._out and not self.closed:
                 self._loop.add_writer(self._sock.fileno(), self._write)
+
+    def _append(self, data: memoryview, sockets: list[socket.socket]) -> None:
+        self._out.append((data, sockets))
+        self.pending += len(data) + _EACH
 
     def _write(self) -> None:
         try:
@@ -103,6 +128,7 @@ class Channel(Generic[M]):
                     self._out[0] = (data[count:], sockets)
                 else:
                     self._out.popleft()
+                    self.pending -= _EACH
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -139,25 +165,34 @@ class Channel(Generic[M]):
             self._end(None)
             return
         self._buffer += data
-        try:
-            self._take()
-        except (ChannelError, msgspec.MsgspecError, OSError) as error:
-            self._end(error)
-
-    def _take(self) -> None:
-        while len(self._buffer) >= _HEAD.size and not self.closed:
-            length, count = _HEAD.unpack_from(self._buffer)
-            if length > MAX_MESSAGE:
-                raise ChannelError(f"a message of {length} bytes is announced")
-            end = _HEAD.size + length
-            if len(self._buffer) < end:
+        while not self.closed:
+            try:
+                taken = self._take()
+            except (ChannelError, ValueError, RecursionError, OSError) as error:  # ValueError: also of what is no UTF-8
+                self._end(error)
                 return
-            message = self._decode(bytes(self._buffer[_HEAD.size : end]))
-            del self._buffer[:end]
-            if count > len(self._fds):
-                raise ChannelError("file descriptors were lost on the way")
-            sockets = [socket.socket(fileno=self._fds.popleft()) for _ in range(count)]
-            self._received(message, sockets)
+            if taken is None:
+                return
+            try:
+                self._received(*taken)
+            except Exception:  # a defect; what came behind this message must be heard all the same
+                _log.exception("a message could not be handled")
+
+    def _take(self) -> tuple[M, list[socket.socket]] | None:
+        """Return the next message and its sockets, if it is complete."""
+        if len(self._buffer) < _HEAD.size:
+            return None
+        length, count = _HEAD.unpack_from(self._buffer)
+        if length > MAX_MESSAGE:
+            raise ChannelError(f"a message of {length} bytes is announced")
+        end = _HEAD.size + length
+        if len(self._buffer) < end:
+            return None
+        message = self._decode(bytes(self._buffer[_HEAD.size : end]))
+        del self._buffer[:end]
+        if count > len(self._fds):
+            raise ChannelError("file descriptors were lost on the way")
+        return message, [socket.socket(fileno=self._fds.popleft()) for _ in range(count)]
 
     # The end
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from gatewright.admin.masking import mask_text
 from gatewright.control.errors import At, ConfigError, Problem
 from gatewright.control.loader import Loaded, load
 from gatewright.control.models import GatewayConfig
@@ -121,8 +122,7 @@ class Configurations:
 
     def secrets(self) -> frozenset[str]:
         """Return what variables hold that went into the configuration and whose names say that they are secret."""
-        document = self._loaded.document if self._loaded is not None else None
-        return document.values_of(names_secret) if document is not None else frozenset()
+        return _secrets(self._loaded) if self._loaded is not None else frozenset()
 
     # Start and reload
 
@@ -301,7 +301,9 @@ class Configurations:
         assert loaded.config is not None
         version = hashlib.sha256(msgspec.json.encode(loaded.data, order="sorted")).hexdigest()[:16]
         workers = _workers(loaded.config)
-        return Plan(loaded.data, str(loaded.base_dir), version, list(addresses.listeners.values()), workers)
+        secrets = _secrets(loaded)
+        paths = {route.name: mask_text(route.match.path, secrets) for route in loaded.config.routes}
+        return Plan(loaded.data, str(loaded.base_dir), version, list(addresses.listeners.values()), workers, paths)
 
     def _signatures(self) -> dict[Path, Signature | None]:
         """Return what tells the files' present content, where the version does not: code, certificates."""
@@ -368,6 +370,10 @@ def _first(errors: list[ConfigError]) -> list[ConfigError]:
         return errors
     more = len(errors) - _MOST_ERRORS
     return [*errors[:_MOST_ERRORS], ConfigError(errors[0].file, 0, 0, "", f"and {more} more errors")]
+
+
+def _secrets(loaded: Loaded) -> frozenset[str]:
+    return loaded.document.values_of(names_secret) if loaded.document is not None else frozenset()
 
 
 def _workers(config: GatewayConfig) -> int:

@@ -231,7 +231,7 @@ class Crew:
                 self._leaves(worker)
             return
         if isinstance(message, Report):
-            self.totals.update(str(worker.key), message.rows)
+            self.totals.update(str(worker.key), message.rows, self.plan.paths if self.plan is not None else {})
             return
         for other in self.workers:
             if other is not worker:

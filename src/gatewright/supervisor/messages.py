@@ -179,7 +179,7 @@ class Report(Message, tag="report"):
     rows: list[Any]
     connections: int
     in_flight: int
-    targets: list[dict[str, Any]]
+    targets: list[dict[str, Any]] | None  # None: as they were told last
     lag: float = 0.0  # seconds by which the event loop was late
     ages: list[Any] = []  # labels, and when that last went well, by the machine's monotonic clock
 

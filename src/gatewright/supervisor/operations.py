@@ -8,7 +8,6 @@ from collections import Counter
 from datetime import datetime
 from typing import Any, Protocol
 
-from gatewright.admin.masking import mask_text
 from gatewright.admin.operations import (
     Applied,
     BreakerView,
@@ -110,7 +109,7 @@ class SupervisorOperations:
         await self._crew.refresh()
         seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for worker in self._crew.workers:
-            for state in worker.report.targets if worker.report is not None else ():
+            for state in (worker.report.targets if worker.report is not None else None) or ():
                 seen.setdefault((state["service"], state["target"]), []).append(state)
         views = []
         config = self._configurations.config
@@ -184,7 +183,7 @@ class SupervisorOperations:
         now = time.monotonic()
         reports = [worker.report for worker in workers if worker.report is not None]
         configurations = self._configurations
-        last, secrets = configurations.last_success, configurations.secrets()
+        last = configurations.last_success
         gauges = Gauges(
             in_flight=sum(report.in_flight for report in reports),
             connections=sum(report.connections for report in reports),
@@ -205,7 +204,6 @@ class SupervisorOperations:
                 for (name, *pairs), at in report.ages
             ],
             lag=max((report.lag for report in reports), default=0.0),
-            templates={route.name: mask_text(route.match.path, secrets) for route in configurations.config.routes},
         )
         return await asyncio.to_thread(render, self._supervisor.totals.rows(), gauges, accept)
 

@@ -19,6 +19,7 @@ class Plan:
     version: str
     listeners: list[Listening]
     workers: int
+    paths: dict[str, str]  # of the routes, by name, without secrets
     contents: dict[str, bytes] = field(default_factory=dict)  # of the files that it was made from, by path
 
     def give(self, worker: WorkerProcess, index: int) -> tuple[list[tuple[int, int]], list[socket.socket]]:

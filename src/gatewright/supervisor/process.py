@@ -190,6 +190,8 @@ class WorkerProcess:
             sock.close()
         number = getattr(message, "number", 0)
         if isinstance(message, Report):
+            if message.targets is None and self.report is not None:
+                message.targets = self.report.targets
             self.report = message
             self._heard = time.monotonic()
             self._told(self, message)

@@ -63,6 +63,7 @@ _log = logging.getLogger("gatewright.worker")
 REPORT_SECONDS = 0.25
 _QUIET_REPORTS = 4  # without news, every fourth report is sent
 ORPHAN_GRACE = 3.0  # for what is under way when the supervisor has died
+_LAST_REPORTS = 10.0  # for a supervisor that is held up
 _LAST_WORDS = 1.0
 _LONGEST_TEXT = 4000
 _MOST_CONTENTS = 16 * 1024 * 1024
@@ -112,7 +113,7 @@ class Worker:
         self._lag.stop()
         while self._report(0):
             pass
-        await self._channel.flushed(1.0)
+        await self._channel.flushed(_LAST_REPORTS)
         return 1 if failed else 0
 
     async def _stop(self, gateway: Gateway) -> None:
@@ -200,7 +201,7 @@ class Worker:
         use_own_log(self._own_log, config)
         folder = Path(message.folder)
         gateway = Gateway(config, base_dir, probe=False, counters=self._counters, folder=folder, data=message.data)
-        gateway.services.links.relay = lambda topic, content: self._channel.send(Publish(topic, content))
+        gateway.services.links.relay = lambda topic, content: self._channel.offer(Publish(topic, content))
         for discovered in message.discovered:
             gateway.set_targets(_found(discovered))
         shared = _by_listener(message.sockets, sockets)
@@ -285,7 +286,10 @@ class Worker:
             # A thread of C code, unlike the watchdog's, also ends a worker in which users' code holds the interpreter.
             faulthandler.dump_traceback_later(_FROZEN_SECONDS, exit=True)
             if not self._channel.congested:
-                self._report(None)
+                try:
+                    self._report(None)
+                except Exception:  # a defect; without the next reports this worker would be taken for dead
+                    _log.exception("a report failed")
 
     def _report(self, number: int | None) -> bool:
         """Report; `number` None: only if there is news, or there has been none for a while. Tell whether counts had
@@ -295,11 +299,13 @@ class Worker:
         self._counters.lines_dropped = gateway.lines_dropped if gateway is not None else 0
         self._counters.spans_dropped = gateway.spans_dropped if gateway is not None else 0
         rows = self._counters.changes()
-        targets = gateway.target_states() if gateway is not None else []
+        # Thousands of targets take milliseconds: who asks is told of them, but one that ends is not asked any more.
+        told_of_targets = number is not None or self._over.is_set()
+        targets = gateway.target_states() if gateway is not None and told_of_targets else None
         connections = gateway.connections if gateway is not None else 0
         in_flight = gateway.in_flight if gateway is not None else 0
         ages = self._counters.ages()
-        now = (connections, in_flight, targets, ages)
+        now = (connections, in_flight, ages)
         if number is None:
             self._silent += 1
             if not rows and now == self._last and self._silent < _QUIET_REPORTS:

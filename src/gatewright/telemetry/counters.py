@@ -5,14 +5,18 @@ It knows neither the channel that the rows travel on nor what is made of them. T
 each exchange, the worker asks for `changes`; `totals` sums them, `exposition` shows them.
 """
 
+import logging
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gatewright.core.errors import REASONS
 from gatewright.core.exchange import Exchange
 
+_log = logging.getLogger("gatewright.telemetry")
 OTHER = "_OTHER"
 # OpenTelemetry's semantic conventions for HTTP, http.server.request.duration. In seconds; the last bucket has no bound.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -35,6 +39,8 @@ LENGTH = 2 * _HISTOGRAM + 5
 NANO = 1_000_000_000
 
 _REASON = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
+_LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)  # two underscores are Prometheus's own
 
 Numbers = list[Any]  # int, but for the seconds
 
@@ -56,11 +62,21 @@ class Cell:
 class Age:
     """When something of a plugin last went well: `at` in seconds of the machine's monotonic clock, None: not told."""
 
-    __slots__ = ("at", "labels")
+    __slots__ = ("_at",)
 
-    def __init__(self, labels: list[str]) -> None:
-        self.labels = labels
-        self.at: float | None = None
+    def __init__(self, at: float | None) -> None:
+        self._at = at
+
+    @property
+    def at(self) -> float | None:
+        """The time; setting it raises TypeError for what is no number, ValueError for one that is no time."""
+        return self._at
+
+    @at.setter
+    def at(self, at: float | None) -> None:
+        if at is not None and not math.isfinite(at):
+            raise ValueError(f"{at} is no time")
+        self._at = float(at) if at is not None else None
 
 
 class Counters:
@@ -77,7 +93,8 @@ class Counters:
         self._reasons: dict[tuple[str, str], int] = {}
         self._made_up: set[str] = set()
         self._plugins: dict[tuple[str, ...], Cell] = {}
-        self._ages: list[Age] = []
+        self._ages: WeakKeyDictionary[object, dict[tuple[str, ...], Age]] = WeakKeyDictionary()
+        self._ages_full = False
         self._told_dropped = 0
         self._told_spans = 0
 
@@ -111,7 +128,8 @@ class Counters:
         method = exchange.request.method
         if method not in METHODS:
             method = OTHER
-        key: tuple[Any, ...] = (exchange.route, exchange.service, method, exchange.status, exchange.peer.scheme)
+        names = [_text(name) if name is not None else None for name in (exchange.route, exchange.service)]
+        key: tuple[Any, ...] = (*names, method, exchange.status, exchange.peer.scheme)
         row = self._rows.get(key)
         if row is None and len(self._rows) >= MAX_ROWS:
             key = (OTHER, OTHER, OTHER, 0, OTHER)
@@ -124,7 +142,7 @@ class Counters:
     def _count_reason(self, route: str, reason: str) -> None:
         key = (route, str(reason))
         if key not in self._reasons:
-            key = (route, self._bounded(key[1]))
+            key = (_text(route), self._bounded(key[1]))
             if key not in self._reasons and len(self._reasons) >= MAX_ROWS:
                 key = (OTHER, OTHER)
         self._reasons[key] = self._reasons.get(key, 0) + 1
@@ -138,25 +156,48 @@ class Counters:
         self._made_up.add(reason)
         return reason
 
-    def cell(self, name: str, labels: Mapping[str, str]) -> "Cell":
-        """Return a plugin's counter: `name` and the labels' names are words (letters, digits, underscores)."""
-        key = (name, *(text for pair in sorted(labels.items()) for text in pair))
+    def cell(self, name: str, labels: Mapping[str, Any]) -> "Cell":
+        """Return a plugin's counter. `name` and the labels' names are words (letters, digits, underscores), else it
+        raises TypeError or ValueError; the labels' values count by their text.
+        """
+        cell = self._plugins.get(_key(name, labels, str))
+        if cell is not None:
+            return cell
+        key = _checked(name, labels)
         if key not in self._plugins and len(self._plugins) >= MAX_PLUGIN_ROWS:
-            key = (name, *(text for label in sorted(labels) for text in (label, OTHER)))
-        if key not in self._plugins:
-            self._plugins[key] = Cell()
-        return self._plugins[key]
+            key = (key[0], *(text for label in sorted(labels) for text in (label, OTHER)))
+        return self._plugins.setdefault(key, Cell())
 
-    def age(self, name: str, labels: Mapping[str, str]) -> Age:
-        """Return a place for when something last went well; words as those of `cell`."""
-        age = Age([name, *(text for pair in sorted(labels.items()) for text in pair)])
-        if len(self._ages) < MAX_AGES:
-            self._ages.append(age)
-        return age
+    def age(self, owner: object, name: str, labels: Mapping[str, Any]) -> Age:
+        """Return the place of `owner` for when something last went well, the same one for the same words as those of
+        `cell`. It begins with the latest time that any owner has told, and is told for as long as its owner lives.
+        """
+        key = _checked(name, labels)
+        ages = self._ages.setdefault(owner, {})
+        if key not in ages:
+            known = {each for others in self._ages.values() for each in others}
+            if key not in known and len(known) >= MAX_AGES:
+                if not self._ages_full:
+                    _log.warning("gateway_%s_age_seconds: plugins have %d ages, no more are told", name, MAX_AGES)
+                self._ages_full = True
+                return Age(None)
+            ages[key] = Age(self._latest().get(key))
+        return ages[key]
+
+    def _latest(self) -> dict[tuple[str, ...], float]:
+        """Return each age's time. A configuration begins while the one before still has exchanges: the later one
+        holds.
+        """
+        latest: dict[tuple[str, ...], float] = {}
+        for ages in list(self._ages.values()):
+            for key, age in list(ages.items()):
+                if age.at is not None:
+                    latest[key] = max(age.at, latest.get(key, age.at))
+        return latest
 
     def ages(self) -> list[Any]:
         """Return what is told of `age`, as `[labels, seconds]`: the name comes first among the labels."""
-        return [[age.labels, age.at] for age in self._ages if age.at is not None]
+        return [[list(key), at] for key, at in self._latest().items()]
 
     def changes(self) -> list[Any]:
         """Return the rows that have changed since the last call, each with all that it has counted so far.
@@ -181,8 +222,28 @@ class Counters:
         while self._changed_reasons and len(rows) < CHANGES:
             key, _ = self._changed_reasons.popitem()
             rows.append([REASON_COUNTS, list(key), [self._reasons[key]]])
-        for labels, cell in self._plugins.items():  # they are few: looking at each is cheaper than noting which grew
+        # They are few: looking at each is cheaper than noting which grew. In a list, as a plugin's thread may add one.
+        for labels, cell in list(self._plugins.items()):
             if cell.value != cell.told and len(rows) < CHANGES:
                 cell.told = cell.value
                 rows.append([PLUGIN_COUNTS, list(labels), [cell.value]])
         return rows
+
+
+def _text(value: object) -> str:
+    """Return a label: plugins may give what is no text, or text that UTF-8 has no form for."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _key(name: str, labels: Mapping[str, Any], text: Callable[[object], str]) -> tuple[str, ...]:
+    return tuple(map(text, (name, *(part for pair in sorted(labels.items()) for part in pair))))
+
+
+def _checked(name: str, labels: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key of what a plugin counts. Raises TypeError for names that are no text, ValueError for no words."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a metric: it takes letters, digits and underscores")
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} is no name of a label: it takes letters, digits and underscores")
+    return _key(name, labels, _text)

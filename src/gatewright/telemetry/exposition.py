@@ -4,10 +4,12 @@ It owns the metrics' names, labels and help texts; prometheus-client owns the fo
 where they come from. The admin API calls `render` for each scrape; docs/metrics.md explains each metric.
 """
 
+import logging
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from itertools import accumulate
 
@@ -26,6 +28,7 @@ from gatewright.telemetry import counters
 from gatewright.telemetry.counters import BOUNDS, NANO, UPSTREAM_BUCKETS
 from gatewright.telemetry.totals import Row
 
+_log = logging.getLogger("gatewright.telemetry")
 CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 CIRCUIT_STATES = ("closed", "half_open", "open")
@@ -79,7 +82,6 @@ class Gauges:
     config_version: str = ""
     ages: Sequence[AgeGauge] = ()  # of plugins' things, of every worker
     lag: float = 0.0  # seconds by which the latest of all event loops was late
-    templates: Mapping[str, str] = field(default_factory=dict)  # of the routes' paths, by route
 
 
 def render(rows: Iterable[Row], gauges: Gauges, accept: str = "") -> tuple[bytes, str]:
@@ -87,7 +89,10 @@ def render(rows: Iterable[Row], gauges: Gauges, accept: str = "") -> tuple[bytes
 
     `accept` is the Accept field of the scrape; OpenMetrics is chosen where it is named.
     """
-    families = _Families([*_sums(rows, gauges.templates), *_gauges(gauges)])
+    gathered = _Gathered(rows)
+    own = [*_sums(gathered), *_gauges(gauges)]
+    of_plugins = _apart(own, (*_plugins(gathered.plugins), *_ages(gauges.ages)))
+    families = _Families([*of_plugins, *own])
     for entry in accept.lower().split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
         if name == "application/openmetrics-text" and "q=0" not in parameters:
@@ -110,7 +115,7 @@ class _Gathered:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.requests: dict[Labels, int] = defaultdict(int)  # by route, service, method and code
-        self.exchanges: Sums = {}  # by all that, and the scheme
+        self.exchanges: Sums = {}  # by all that, the scheme and the path of the route
         self.by_route: Sums = {}  # and service
         self.by_service: Sums = {}
         self.reasons: dict[Labels, int] = {}  # by route and reason
@@ -136,15 +141,30 @@ class _Gathered:
                 self.plugins[name].append((dict(zip(pairs[::2], pairs[1::2], strict=True)), numbers[0]))
 
 
-def _sums(rows: Iterable[Row], templates: Mapping[str, str]) -> Iterator[Metric]:
-    of = _Gathered(rows)
-    yield from _plugins(of.plugins)
+def _apart(own: Iterable[Metric], of_plugins: Iterable[Metric]) -> Iterator[Metric]:
+    """Leave out the metrics of plugins that have the name of another: Prometheus would refuse all of them."""
+    taken = {family.name for family in own}
+    for family in of_plugins:
+        if family.name in taken:
+            _complain(family.name)
+        else:
+            taken.add(family.name)
+            yield family
+
+
+@cache
+def _complain(name: str) -> None:
+    """Log it once for each name."""
+    _log.error("a plugin counts under the name %s, which another metric has: it is left out", name)
+
+
+def _sums(of: _Gathered) -> Iterator[Metric]:
     both = ["route", "service"]
     requests = of.requests.items()
     yield _counter("gateway_requests", "Exchanges that are over.", [*both, "method", "code"], requests)
     duration = "Duration of exchanges, from the complete head of the request to the last byte of the answer."
     yield _histogram("gateway_request_duration_seconds", duration, both, of.by_route, 0, counters.SECONDS)
-    yield _conventional(of.exchanges, templates)
+    yield _conventional(of.exchanges)
     yield _histogram(
         "gateway_upstream_duration_seconds",
         "Duration of attempts whose answer was used; of a streamed one, to its head.",
@@ -166,19 +186,19 @@ def _sums(rows: Iterable[Row], templates: Mapping[str, str]) -> Iterator[Metric]
     yield _counter("gateway_spans_dropped", spans, [], [((), of.spans_dropped)])
 
 
-def _conventional(exchanges: Sums, templates: Mapping[str, str]) -> Metric:
+def _conventional(exchanges: Sums) -> Metric:
     """Return OpenTelemetry's http.server.request.duration, under the name that it has in Prometheus.
 
-    `gateway_route` keeps apart routes of one path, so that no series changes its meaning when a route's path does.
+    `gateway_route` keeps apart routes of one path.
     """
     names = [
         *("http_request_method", "http_response_status_code", "http_route", "url_scheme", "error_type"),
         "gateway_route",
     ]
     sums: Sums = {}
-    for (route, _service, method, code, scheme), numbers in exchanges.items():
+    for (route, _service, method, code, scheme, path), numbers in exchanges.items():
         error = code if code.startswith("5") else ""
-        _add(sums, (method, code, templates.get(route, ""), scheme, error, route), numbers)
+        _add(sums, (method, code, path, scheme, error, route), numbers)
     text = "Duration of exchanges, by OpenTelemetry's semantic conventions."
     return _histogram("http_server_request_duration_seconds", text, names, sums, 0, counters.SECONDS)
 
@@ -234,18 +254,19 @@ def _discoveries(discoveries: Sequence[DiscoveryGauges]) -> Iterator[Metric]:
 
 def _ages(ages: Iterable[AgeGauge]) -> Iterator[Metric]:
     """The worker where it is longest ago stands for all."""
-    longest: dict[str, dict[Labels, float]] = {}
-    names: dict[str, list[str]] = {}
+    of_names: dict[str, list[AgeGauge]] = defaultdict(list)
     for age in ages:
-        names[age.name] = sorted(age.labels)
-        of_name = longest.setdefault(age.name, {})
-        values = tuple(age.labels[label] for label in names[age.name])
-        of_name[values] = max(age.seconds, of_name.get(values, 0.0))
-    for name, rows in sorted(longest.items()):
+        of_names[age.name].append(age)
+    for name, rows in sorted(of_names.items()):
+        names = sorted({label for age in rows for label in age.labels})
+        longest: dict[Labels, float] = {}
+        for age in rows:
+            values = tuple(age.labels.get(label, "") for label in names)
+            longest[values] = max(age.seconds, longest.get(values, 0.0))
         family = GaugeMetricFamily(
-            f"gateway_{name}_age_seconds", "Time since a plugin's work last went well.", labels=names[name]
+            f"gateway_{name}_age_seconds", "Time since a plugin's work last went well.", labels=names
         )
-        for labels, seconds in sorted(rows.items()):
+        for labels, seconds in sorted(longest.items()):
             family.add_metric(labels, seconds)
         yield family
 
@@ -269,7 +290,6 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield healthy
     yield circuits
     yield from _discoveries(gauges.discoveries)
-    yield from _ages(gauges.ages)
     workers = GaugeMetricFamily("gateway_workers", "Worker processes by state.", labels=["state"])
     for state, count in sorted(gauges.workers.items()):
         workers.add_metric([state], count)

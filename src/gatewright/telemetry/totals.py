@@ -4,20 +4,20 @@ Each worker tells cumulative numbers; what is new in them is added here, so a su
 twice counts once. It knows workers by a key alone. The supervisor calls it, `exposition` shows it.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gatewright.telemetry.counters import EXCHANGES, OTHER, UPSTREAM_BUCKETS
 
 MAX_ROWS = 50_000
-_REMEMBERED = 16  # of the dead: reports that were on their way may still come
 
 Key = tuple[str, ...]  # the kind and the labels
 
 
 class Row(NamedTuple):
-    """One sum; `numbers` are laid out as those of a worker's row (`counters`)."""
+    """One sum; `numbers` are laid out as those of a worker's row (`counters`). The labels of exchanges end with the
+    path of the route.
+    """
 
     kind: str
     labels: list[str]
@@ -30,15 +30,17 @@ class Totals:
     def __init__(self) -> None:
         self._sums: dict[Key, list[int]] = {}
         self._told: dict[str, dict[Key, Sequence[int]]] = {}
-        self._dead: deque[str] = deque()
+        self._paths: dict[str, str] = {}  # that routes had last, also routes that are gone
 
-    def update(self, worker: str, rows: Iterable[Any]) -> None:
-        """Take rows as `Counters.changes` gives them. `worker` is a key that no other worker ever has."""
+    def update(self, worker: str, rows: Iterable[Any], paths: Mapping[str, str]) -> None:
+        """Take rows as `Counters.changes` gives them. `worker` is a key that no other worker ever has. `paths` has the
+        path of each route, by name: what is new in a row counts under it, and what was counted before under the former.
+        """
         told = self._told.setdefault(worker, {})
         for kind, labels, numbers in rows:
             key: Key = (kind, *labels)
             before = told.get(key)
-            sums = self._sum(key, len(numbers))
+            sums = self._sum((*key, self._path(labels[0], paths)) if kind == EXCHANGES else key, len(numbers))
             if before is None:
                 for place, number in enumerate(numbers):
                     sums[place] += number
@@ -49,6 +51,11 @@ class Totals:
                         sums[place] += number - known
                 told[key] = list(map(max, numbers, before))
 
+    def _path(self, route: str, paths: Mapping[str, str]) -> str:
+        if (path := paths.get(route)) is not None:
+            self._paths[route] = path
+        return self._paths.get(route, "")
+
     def _sum(self, key: Key, length: int) -> list[int]:
         sums = self._sums.get(key)
         if sums is None:
@@ -58,11 +65,8 @@ class Totals:
         return sums
 
     def retire(self, worker: str) -> None:
-        """The worker is gone; what it counted stays in the sums."""
-        if worker in self._told and worker not in self._dead:
-            self._dead.append(worker)
-            if len(self._dead) > _REMEMBERED:
-                del self._told[self._dead.popleft()]
+        """The worker is gone, and tells no more; what it counted stays in the sums."""
+        self._told.pop(worker, None)
 
     def rows(self) -> list[Row]:
         """Return what was counted, as copies: they may be read in another thread while counting goes on."""
