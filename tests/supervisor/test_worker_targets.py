@@ -3,7 +3,7 @@ when it tells of them itself.
 """
 
 import asyncio
-import faulthandler
+import signal
 import socket
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
@@ -110,7 +110,7 @@ def test_targets_are_looked_at_for_who_asks_and_while_it_ends(monkeypatch: pytes
                     assert (report.number, report.targets) == (number, gateway.target_states.return_value)
         finally:
             reporting.cancel()
-            faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_PROF, 0)
             worker._channel.close()
             supervisor.close()
 

@@ -67,7 +67,7 @@ _LAST_REPORTS = 10.0  # for a supervisor that is held up
 _LAST_WORDS = 1.0
 _LONGEST_TEXT = 4000
 _MOST_CONTENTS = 16 * 1024 * 1024
-_FROZEN_SECONDS = 75.0  # the supervisor kills one that stands still sooner; this is for when it is gone
+_FROZEN_SECONDS = 75.0  # of CPU time; the supervisor kills one that stands still sooner, this is for when it is gone
 _TIDY_SECONDS = 2.0
 _FILES = 65536
 _PR_SET_PDEATHSIG = 1
@@ -283,8 +283,9 @@ class Worker:
     async def _report_often(self) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            # A thread of C code, unlike the watchdog's, also ends a worker in which users' code holds the interpreter.
-            faulthandler.dump_traceback_later(_FROZEN_SECONDS, exit=True)
+            # The system, unlike the watchdog's thread, also ends a worker in which users' code holds the interpreter.
+            # Its CPU time counts: one that was stopped, or its whole container, does nothing wrong.
+            signal.setitimer(signal.ITIMER_PROF, _FROZEN_SECONDS)
             if not self._channel.congested:
                 try:
                     self._report(None)
@@ -395,6 +396,7 @@ def main() -> None:
     """Run a worker on the channel whose descriptor is the first argument; the second is its index."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGPROF, chain=True)  # where it was is told before the signal ends it
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
     own_log = start_own_log(label=f"worker {sys.argv[2]}")
