@@ -5,10 +5,9 @@ another configuration. `asgi` serves the same pipeline behind another server. A 
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ from gatewright.control.tracing import Tracing
 from gatewright.control.tracking import Tracking
 from gatewright.core.clock import Clock, SystemClock
 from gatewright.core.errors import GatewayError, Reason
-from gatewright.core.tasks import background
+from gatewright.core.tasks import background, within
 from gatewright.net.listener import Listener
 from gatewright.net.timers import Timers
 from gatewright.proxy.life import Proxy
@@ -370,7 +369,7 @@ class Gateway:
         may do it again, with another grace.
         """
         self._listeners.close()
-        if not await _within(grace, self._at_rest) and self.connections:
+        if not await within(grace, self._at_rest) and self.connections:
             _log.warning("%d connections were still busy after %g s", self.connections, grace)
 
     async def _at_rest(self) -> None:
@@ -384,7 +383,7 @@ class Gateway:
         """
         over = GatewayError(Reason.DRAINING, "The gateway is shutting down")
         self._listeners.break_off(over)
-        await _within(_LAST_WORDS, self._listeners.emptied)
+        await within(_LAST_WORDS, self._listeners.emptied)
         if self._proxy is not None:
             self._proxy.over = over
         self._listeners.abort()
@@ -393,15 +392,6 @@ class Gateway:
             if not self.in_flight:
                 break
         await self.stop_pipeline()
-
-
-async def _within(seconds: float, wait: Callable[[], Any]) -> bool:
-    """Tell whether what `wait` waits for came within `seconds`."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await wait()
-        return True
-    return False
 
 
 __all__ = ["ConfigurationError", "Gateway", "Prepared", "StartError"]

@@ -7,6 +7,7 @@ waits (sleep, timeout, locks) need one. This file is the only one that creates t
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Generator
@@ -135,3 +136,12 @@ def background(coroutine: Coroutine[Any, Any, object]) -> None:
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("a task in the background failed", exc_info=error)
+
+
+async def within(seconds: float, wait: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+    """Tell whether what `wait` waits for came within `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wait()
+        return True
+    return False
