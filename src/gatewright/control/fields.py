@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from gatewright.control.base import complaint
-from gatewright.core.files import is_recalled
+from gatewright.core.contents import is_recalled
 from gatewright.core.target import is_valid_host
 from gatewright.routing import pattern as patterns
 

@@ -15,8 +15,8 @@ from typing import Any
 from gatewright.control.balance_models import HashBalance, StickyBalance
 from gatewright.control.errors import KeyPath, Problem, path_text
 from gatewright.control.service_models import ServiceConfig
-from gatewright.core import files
 from gatewright.core.clock import Clock
+from gatewright.core.contents import read
 from gatewright.net.connect import connect
 from gatewright.net.timers import Timers
 from gatewright.net.tls import TargetTls, client_context
@@ -145,7 +145,7 @@ def digest_of_files(*paths: Path | None) -> bytes:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            content = files.read(path) if path is not None else b""
+            content = read(path) if path is not None else b""
         except OSError as error:
             content = repr(error).encode()
         digest.update(b"%d:" % len(content) + content)

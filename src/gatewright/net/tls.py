@@ -4,7 +4,7 @@ import ssl
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from gatewright.core.files import name_of
+from gatewright.core.contents import name_of
 
 
 @dataclass(frozen=True, slots=True)

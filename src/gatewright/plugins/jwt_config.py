@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gatewright.core.files import read
+from gatewright.core.contents import read
 from gatewright.core.headers import make_field, mark_of
 from gatewright.core.units import Duration, DurationOrZero
 from gatewright.plugins.base import PluginConfig

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from gatewright.core.files import is_recalled
+from gatewright.core.contents import is_recalled
 from gatewright.plugins.base import AnyPlugin, Plugin
 from gatewright.plugins.user_code import UserCode
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from gatewright.core.files import read
+from gatewright.core.contents import read
 
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _PREFIX = Path(sys.prefix).resolve()

@@ -26,7 +26,7 @@ from gatewright.app import Gateway, StartError
 from gatewright.control.discovery.wanted import Found, Instance
 from gatewright.control.loader import check_data
 from gatewright.control.logs import use_own_log
-from gatewright.core import files
+from gatewright.core.contents import recalling
 from gatewright.core.tasks import spawn
 from gatewright.supervisor.channel import Channel
 from gatewright.supervisor.messages import (
@@ -189,7 +189,7 @@ class Worker:
     # The configuration
 
     async def _configure(self, message: Configure, sockets: list[socket.socket]) -> None:
-        with files.recalling(message.contents) as read:
+        with recalling(message.contents) as read:
             await self._bring_up(message, sockets, read)
 
     async def _bring_up(self, message: Configure, sockets: list[socket.socket], read: dict[str, bytes]) -> None:
@@ -235,7 +235,7 @@ class Worker:
         error = ""
         contents: dict[str, bytes] = {}
         try:
-            with files.recalling({}) as read:
+            with recalling({}) as read:
                 prepared, problems = await self._gateway.prepare(message.data, base_dir)
             faults = _faults(problems)
             if prepared is not None:
