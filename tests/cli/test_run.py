@@ -1,11 +1,14 @@
 """`gatewright run`: says where it listens, finishes what it has begun, and says in one line why it cannot start."""
 
+import contextlib
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +25,15 @@ routes: [{{name: all, match: {{path: "/{{rest...}}"}}, service: s}}]
 class Command:
     """A running command; what it says on stderr is read line by line."""
 
-    def __init__(self, folder, config):
+    def __init__(self, folder, config, stderr=subprocess.PIPE, **environ):
         (folder / "g.yaml").write_text(f"admin: false\nwatch: false\n{config}")
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from gatewright.cli import main; main()", "run", "g.yaml"],
             cwd=folder,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
+            env={**os.environ, **environ},
         )
 
     def line(self):
@@ -49,8 +53,8 @@ class Command:
 def run(tmp_path):
     started = []
 
-    def start(config):
-        started.append(Command(tmp_path, config))
+    def start(config, folder=tmp_path, **options):
+        started.append(Command(folder, config, **options))
         return started[-1]
 
     yield start
@@ -146,3 +150,66 @@ def test_two_gateways_do_not_share_a_port_by_accident(run, target):
     assert get(port).status == 200
     code, said = run(CONFIG.format(port=port, url=url)).end()
     assert (code, "in use" in said) == (1, True)
+
+
+@pytest.mark.parametrize("reader", ["stalls", "is gone"])
+def test_who_reads_stderr_holds_up_neither_start_nor_end(run, tmp_path, reader):
+    reading, writing = os.pipe()
+    if reader == "is gone":
+        os.close(reading)
+    else:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 512)
+        os.set_blocking(writing, True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(TIMEOUT)
+        config = 'listeners: [{bind: "127.0.0.1:0"}]\nroutes: []\n'
+        command = run(config, stderr=writing, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert manager.recv(1000).startswith(b"READY=1")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.process.wait(TIMEOUT) == 0
+    for fd in (writing, *([reading] if reader == "stalls" else [])):
+        os.close(fd)
+
+
+def test_a_folder_whose_name_is_no_text_is_one_line_and_exit_1(run, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    code, said = run('listeners: [{bind: "127.0.0.1:0"}]\nroutes: []\n', folder=folder).end()
+    assert (code, said) == (1, "gatewright: g.yaml: its name, or that of its folder, is no UTF-8 text\n")
+
+
+@pytest.mark.parametrize("passed", [b"", b"a file"])
+def test_sockets_of_systemd_that_are_none_are_one_line_and_exit_1(tmp_path, passed):
+    (tmp_path / "g.yaml").write_text('listeners: [{bind: "127.0.0.1:0"}]\nroutes: []\n')
+    activate = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "
+    if passed:
+        activate += "os.dup2(os.open('g.yaml', os.O_RDONLY), 3); "
+    activate += "from gatewright.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", activate, "run", "g.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "LISTEN_FDS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "gatewright: LISTEN_FDS is 1, but descriptor 3 is no socket that was passed on\n"
+
+
+def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "from gatewright.cli import main; main()", "run"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

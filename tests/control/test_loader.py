@@ -134,6 +134,18 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         assert messages(load(locked, {})) == ["locked.yaml: cannot be read: permission denied"]
 
 
+@pytest.mark.parametrize("name", ["gateway.yaml", ".env", "cert.pem"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gateway.yaml").write_text(MINIMAL + "listeners: [{bind: 'a:1', tls: {cert: cert.pem, key: .env}}]\n")
+    for other in {".env", "cert.pem"} - {name}:
+        (tmp_path / other).write_text("")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    told = messages(load(tmp_path / "gateway.yaml", {}))
+    assert told
+    assert all("cannot be read: not a regular file" in each for each in told), told
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> None:
     text = b"\xef\xbb\xbf" + (MINIMAL + "x: 1\n").replace("\n", "\r\n").encode()
     assert messages(load_text(tmp_path, text))[0].startswith("gateway.yaml:4:1: x: unknown key")

@@ -63,6 +63,24 @@ def test_merge_keys_cannot_grow_either() -> None:
         read(base + "".join(f"m{n}: {{<<: *b}}\n" for n in range(2000)))
 
 
+@pytest.mark.parametrize(
+    ("text", "variables", "place"),
+    [
+        (f"x: &x {'a' * 2**20}\nxs: [{', '.join(['*x'] * 32)}]\n", {}, (2, 126)),
+        (f"x: &x '{'ä' * 2**20}'\nxs:\n" + "- *x\n" * 16, {}, (17, 3)),
+        (f"x: &x {{{'a' * 1000}: 1}}\nxs:\n" + "- *x\n" * 2**16, {}, (33522, 3)),
+        ("x: ${X}${X}\ny: ${X}\n", {"X": "a" * 2**24}, (1, 4)),
+    ],
+    ids=["texts", "bytes", "keys", "variables"],
+)
+def test_aliases_and_variables_make_no_more_of_a_file_than_a_worker_is_told(
+    text: str, variables: dict[str, str], place: tuple[int, int]
+) -> None:
+    with pytest.raises(YamlError, match="more than 32 MiB of text up to here") as caught:
+        Document(text, variables)
+    assert caught.value.place == place
+
+
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(
     ("text", "place", "message"),

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -195,7 +197,8 @@ def test_a_worker_that_dies_at_once_again_and_again_does_not_keep_the_machine_bu
     assert gateway.end() == 0
 
 
-def test_ctrl_c_in_a_terminal_reaches_all_and_still_drains(run, target):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_ctrl_c_in_a_terminal_reaches_all_and_still_drains(run, target, number):
     here, go = threading.Event(), threading.Event()
 
     def script(session):
@@ -208,7 +211,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_and_still_drains(run, target):
     with RawSocket.connect(gateway.port) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         assert here.wait(TIMEOUT)
-        os.killpg(gateway.process.pid, signal.SIGINT)
+        os.killpg(gateway.process.pid, number)
         gateway.wait_for("finishing what is under way")
         go.set()
         assert client.read_answer().status == 200
@@ -266,9 +269,18 @@ def test_systemd_is_told_and_its_sockets_are_used(run, fast, tmp_path):
             early.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             assert early.read_answer().status == 200
         assert manager.recv(1000).startswith(b"READY=1")
+        for pid in gateway.workers():  # all of this is the supervisor's alone
+            assert not re.search(rb"NOTIFY_SOCKET|LISTEN_", Path(f"/proc/{pid}/environ").read_bytes())
         gateway.ready().tell(signal.SIGHUP)
         assert manager.recv(1000).startswith(b"RELOADING=1")
         assert manager.recv(1000).startswith(b"READY=1")
         gateway.tell(signal.SIGTERM)
         assert manager.recv(1000).startswith(b"STOPPING=1")
         assert gateway.process.wait(TIMEOUT) == 0
+
+
+def test_more_sockets_than_the_soft_limit_of_open_files_are_had(run, fast):
+    many = "listeners: [" + ", ".join(['{bind: "127.0.0.1:0"}'] * 40) + "]\n"
+    limited = ["sh", "-c", 'ulimit -S -n 64; exec "$0" "$@"']
+    gateway = run(many + CONFIG.format(workers=2, grace="5s", url=fast), wrapper=limited).ready()
+    assert get(gateway.ports[-1]).status == 200

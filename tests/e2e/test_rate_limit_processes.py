@@ -1,7 +1,9 @@
 """The `rate_limit` plugin exact across real processes: several gateways on one Redis, several workers on one file."""
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
 from tests.kit.parallel import asking, most_beyond_a_rate, most_in_a_span
 from tests.kit.servers import redis_server
@@ -65,6 +67,22 @@ def test_three_workers_on_one_file_when_one_of_them_is_killed_meanwhile(run):
     assert heard.statuses <= {200, 429, 503}  # 503: on a busy machine, the lock was not free in time
     assert heard.broken > 0
     never_over_the_limit(heard)
+
+
+def test_that_the_counts_have_been_deleted_is_told_once_and_workers_go_on(run):
+    gateway = run(f"workers: 2\nroutes:{ROUTES}\n").ready()
+    (victim, *_) = workers = gateway.workers()
+    mapped = next(line for line in Path(f"/proc/{victim}/maps").read_text().splitlines() if "gatewright-" in line)
+    shutil.rmtree(Path(mapped.split()[5]).parent)
+    for victim in workers:
+        os.kill(victim, signal.SIGKILL)
+    gateway.until(lambda: len(now := gateway.workers()) == 2 and not {*workers} & {*now}, "replaced")
+    with asking([gateway.port], PATHS, clients=4) as heard:
+        gateway.until(lambda: heard.least() > 2 * QUOTA, "past a border")
+    assert heard.statuses <= {200, 429, 503}
+    never_over_the_limit(heard)
+    gateway.end()
+    assert sum("has gone: what it has counted is lost" in line for line in gateway.said) == 1
 
 
 def test_what_a_killed_worker_held_at_the_same_time_is_free_and_no_more(run, target):

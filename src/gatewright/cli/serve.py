@@ -1,24 +1,37 @@
 """`gatewright run`: the supervisor, until a signal ends it."""
 
+import asyncio
 import os
-import sys
+import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from gatewright.supervisor.launch import Launched, launch
+from gatewright.core.files import raise_file_limit
+from gatewright.supervisor.launch import FOR_THE_SUPERVISOR, Launched, launch
 
+if TYPE_CHECKING:
+    from gatewright.telemetry.own_log import OwnLog
+
+_SIGNALS = (signal.SIGTERM, *FOR_THE_SUPERVISOR)
 _LOG_SECONDS = 1.0
 
 
 def serve(path: Path) -> int:
-    """Run the gateway of a configuration file; return the exit code once a signal has ended it."""
+    """Run the gateway of a configuration file, and end the process when a signal says so; return the exit code if that
+    cannot begin.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost, and none kills, before they can be handled
     _have_standard_streams()
+    raise_file_limit()
+    if not _is_text(path):  # messages between processes are UTF-8
+        return _refuse(f"{path}: its name, or that of its folder, is no UTF-8 text")
     try:
         first = launch(0)
     except OSError as error:
-        print(f"gatewright: a worker process cannot be started: {error}", file=sys.stderr)
-        return 1
+        return _refuse(f"a worker process cannot be started: {error}")
     try:
-        return _supervise(path, first)
+        _supervise(path, first)
     finally:
         first.kill()
 
@@ -32,33 +45,58 @@ def _have_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
-def _supervise(path: Path, first: Launched) -> int:
+def _is_text(path: Path) -> bool:
+    with suppress(OSError):  # the present folder has gone
+        path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse(text: str) -> int:
+    from gatewright.telemetry.own_log import start_own_log
+
+    own_log = start_own_log()
+    own_log.say(f"gatewright: {text}")
+    own_log.wait(_LOG_SECONDS)
+    return 1
+
+
+def _supervise(path: Path, first: Launched) -> NoReturn:
     import uvloop  # the first worker starts meanwhile
 
-    from gatewright.control.errors import ConfigurationError, StartError
-    from gatewright.supervisor.supervisor import Supervisor
     from gatewright.telemetry.own_log import start_own_log
 
     own_log = start_own_log()
 
-    async def run() -> None:
-        await Supervisor(path, first, _announce, own_log).run()
+    async def run() -> NoReturn:
+        # In the next turn, when the supervisor handles them.
+        asyncio.get_running_loop().call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, _SIGNALS)
+        code = await _outcome(path, first, own_log)
+        first.kill()
+        own_log.wait(_LOG_SECONDS)
+        # Not by way of the interpreter's end: that waits for threads, and one may wait for a file system for ever.
+        os._exit(code)
+
+    uvloop.run(run())
+
+
+async def _outcome(path: Path, first: Launched, own_log: "OwnLog") -> int:
+    """Serve until a signal ends it, and say what kept it from that; return the exit code. Nothing here waits for who
+    reads stderr.
+    """
+    from gatewright.control.errors import ConfigurationError, StartError
+    from gatewright.supervisor.supervisor import Supervisor
 
     try:
-        uvloop.run(run())
+        await Supervisor(path, first, lambda text: own_log.say(f"gatewright: {text}"), own_log).run()
     except ConfigurationError as error:
-        for problem in error.errors:
-            print(problem, file=sys.stderr)
         count = len(error.errors)
-        print(f"gatewright: {path}: {count} error{'s' if count != 1 else ''}", file=sys.stderr)
+        own_log.say(f"{error}\ngatewright: {path}: {count} error{'s' if count != 1 else ''}")
         return 1
     except StartError as error:
-        print(f"gatewright: {error}", file=sys.stderr)
+        own_log.say(f"gatewright: {error}")
         return 1
-    finally:
-        own_log.wait(_LOG_SECONDS)
     return 0
-
-
-def _announce(text: str) -> None:
-    print(f"gatewright: {text}", file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ _LEAST, _GREATEST = -(2**63), 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of an environment variable's stray bytes
 _REDACTION = Redaction()
 _BEFORE_HOST = re.compile(r"((?:[^/@]*//)?).*@", re.DOTALL)  # a password may hold what should be percent-encoded
+MAX_TEXT = 32 * 1024 * 1024  # bytes; the channel to a worker takes messages of twice that
 _SHORTEST_HIDDEN = 3  # a value of one or two characters is no secret, and hiding it would garble the message
 
 PlainData = Any  # None, bool, int, float, str, list and dict of these
@@ -69,6 +70,7 @@ class Document:
         self._used: dict[KeyPath, tuple[str, ...]] = {}
         self.problems: list[Problem] = []
         self._unreadable: set[KeyPath] = set()
+        self._size = 0
         self.data: PlainData = self._build(self._root, ())
 
     def _build(self, node: Node, path: KeyPath) -> PlainData:
@@ -76,10 +78,13 @@ class Document:
             return self._scalar(node, path)
         if isinstance(node, Sequence):
             return [self._build(entry.node, (*path, index)) for index, entry in enumerate(node.entries)]
+        for key in node.entries:
+            self._spend(key, path)
         return {key: self._build(entry.node, (*path, key)) for key, entry in node.entries.items()}
 
     def _scalar(self, node: Scalar, path: KeyPath) -> PlainData:
         done = interpolate(node.text, self._values)
+        self._spend(done.text, path)
         self._note(done, path)
         value = resolve_scalar(done.text) if node.plain and not done.problems else done.text
         if isinstance(value, int) and not _LEAST <= value <= _GREATEST:
@@ -87,6 +92,13 @@ class Document:
         elif isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
             self._refuse(path, "holds bytes that are no UTF-8 text")
         return value
+
+    def _spend(self, text: str, path: KeyPath) -> None:
+        """Count a text each time that it stands in `data`, where one that is small in the file may be large."""
+        self._size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        if self._size > MAX_TEXT:
+            message = f"more than {MAX_TEXT // 1024**2} MiB of text up to here, aliases and variables followed"
+            raise YamlError(self.place(path, At.VALUE), message)
 
     def _refuse(self, path: KeyPath, message: str) -> None:
         self._unreadable.add(path)

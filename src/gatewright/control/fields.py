@@ -26,6 +26,7 @@ from pydantic import (
 
 from gatewright.control.base import complaint
 from gatewright.core.contents import is_recalled
+from gatewright.core.files import open_file
 from gatewright.core.target import is_valid_host
 from gatewright.routing import pattern as patterns
 
@@ -155,8 +156,7 @@ def existing_file(value: object, info: ValidationInfo) -> Path:
     path = resolve_path(value, info)
     if info.context and not is_recalled(path):
         try:
-            with path.open("rb"):
-                pass
+            open_file(path).close()
         except OSError as error:
             raise complaint(f"cannot be read: {(error.strerror or 'not a file').lower()}") from error
     return path

@@ -25,6 +25,7 @@ from gatewright.control.models import GatewayConfig
 from gatewright.control.plugin_check import PluginSource, check_plugins, plugin_references
 from gatewright.control.references import check_references
 from gatewright.control.yaml_tree import YamlError, place_of
+from gatewright.core.files import open_file
 from gatewright.plugins import registry
 
 BODY = Path("request body")  # what errors name in a text that did not come from the file
@@ -118,7 +119,7 @@ def load(
 def _read(run: _Run, path: Path, optional: bool = False) -> str | None:
     """Return the file's text, without a byte order mark; None, with the error noted, when there is none."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             raw = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if not (optional and isinstance(error, FileNotFoundError | NotADirectoryError)):

@@ -10,6 +10,7 @@ StoreUnavailable, and for STUCK seconds do not wait for that lock again.
 """
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from pathlib import Path
 from gatewright.core.clock import Clock
 from gatewright.state.limits import Algorithm, Check, Concurrency, Limit, State, StoreUnavailable, Verdict
 from gatewright.state.table import HOLDERS, PAIRS, Table
+
+_log = logging.getLogger("gatewright.state")
 
 PLACES = 65_536  # 15 MiB
 LOCKS = 16
@@ -54,7 +57,9 @@ class SharedStore:
             self._table = Table(None, places)
             self._table.set_holder(0, self._identity)
             return
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # it is there, unless somebody has deleted it
+            folder.mkdir(mode=0o700, parents=True)
+            _log.error("%s has gone: what it has counted is lost, and workers that run count apart from others", folder)
         # No lock of a bucket: a process that is stopped with one must not keep others from starting.
         opening = _open(folder / "lock.open")
         try:
@@ -243,7 +248,10 @@ class SharedStore:
     def _lives(self, index: int) -> bool:
         if index == self._index or self._folder is None:
             return True
-        fd = _open(self._folder / f"holder.{index}")
+        try:
+            fd = _open(self._folder / f"holder.{index}")
+        except OSError as error:
+            raise StoreUnavailable(f"who lives cannot be found out: {error}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,7 +13,9 @@ class Notifier:
     """Sends states to the service manager, if there is one."""
 
     def __init__(self) -> None:
-        """Takes NOTIFY_SOCKET out of the environment, so that no child reports in this process's place."""
+        """Takes NOTIFY_SOCKET out of the environment. Workers are launched without it: none reports in this process's
+        place.
+        """
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
 
     def ready(self) -> None:

@@ -9,10 +9,12 @@ kernel would give it connections.
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from gatewright.control.errors import StartError
 from gatewright.control.fields import Address
 
 _BACKLOG = 2048
@@ -155,18 +157,23 @@ def _serves(sock: socket.socket, family: int, place: Sequence[object]) -> bool:
 
 
 def inherited_sockets() -> list[socket.socket]:
-    """Return the listening sockets that systemd passes on (socket activation), once.
+    """Return the listening sockets that systemd passes on (socket activation), once. Raises StartError.
 
     https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
-    if pid != str(os.getpid()) or not count.isdigit():
+    if pid != str(os.getpid()) or not re.fullmatch("[0-9]{1,6}", count):
         return []
     sockets = []
     for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
+        try:
+            if not os.get_inheritable(fd):
+                raise OSError  # it was opened here
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            raise StartError(f"LISTEN_FDS is {count}, but descriptor {fd} is no socket that was passed on") from error
         if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
             sock.close()
             continue

@@ -8,9 +8,10 @@ and cost a dependency. A look costs 2 us a file.
 import asyncio
 import hashlib
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+from gatewright.core.files import open_file
 
 Signature = tuple[int, int, int, int, int]
 INTERVAL = 0.5
@@ -74,9 +75,7 @@ def signature(path: Path) -> Signature | None:
 def digest_of(path: Path) -> bytes:
     """Return what tells a file's content from any other; b"" when it cannot be read, or is no file at all."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would have it wait
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return b""
+        with open_file(path) as file:
             return hashlib.sha256(file.read()).digest()
     except OSError:
         return b""

@@ -9,7 +9,6 @@ import faulthandler
 import gc
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -29,6 +28,8 @@ from gatewright.control.logs import use_own_log
 from gatewright.core.contents import recalling
 from gatewright.core.tasks import spawn
 from gatewright.supervisor.channel import Channel
+from gatewright.supervisor.children import end_children, part_from_children, signal_at_parents_end
+from gatewright.supervisor.launch import FOR_THE_SUPERVISOR
 from gatewright.supervisor.messages import (
     RELEASE,
     VERSION,
@@ -69,8 +70,6 @@ _LONGEST_TEXT = 4000
 _MOST_CONTENTS = 16 * 1024 * 1024
 _FROZEN_SECONDS = 75.0  # of CPU time; the supervisor kills one that stands still sooner, this is for when it is gone
 _TIDY_SECONDS = 2.0
-_FILES = 65536
-_PR_SET_PDEATHSIG = 1
 _GC_THRESHOLD = 20_000  # exchanges leave no cycles behind: look for the rare ones of plugins rarely
 
 
@@ -219,7 +218,8 @@ class Worker:
             self._received(each, [])
         contents = _bounded(read | gateway.contents)
         self._channel.send(Started([], files=_texts(gateway.files), contents=contents))
-        _go_on_when_orphaned()
+        # One that is stopped (SIGSTOP, a debugger) then goes on: only one that runs can end itself.
+        signal_at_parents_end(signal.SIGCONT)
 
     async def _serve(self, message: Serve, sockets: list[socket.socket]) -> None:
         assert self._gateway is not None
@@ -362,31 +362,13 @@ def _end_with(sock: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _go_on_when_orphaned() -> None:
-    """Have the system wake this process, if it is stopped (SIGSTOP, a debugger), when the supervisor dies: only one
-    that runs can end itself. prctl(2), PR_SET_PDEATHSIG.
-    """
-    if sys.platform != "linux":
-        return
-    import ctypes  # here, as it would hold up the start by 3 ms
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-
-
-def _raise_file_limit() -> None:
-    """Every connection is a file: take as many as the system lets us have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 async def _run(sock: socket.socket, own_log: OwnLog) -> None:
     # What the imports made will never be garbage; without this every full collection walks all of it.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 50)
     code = await Worker(sock, own_log).run()
+    end_children()
     own_log.wait(_LAST_WORDS)
     # Not by way of the interpreter's end: that waits for threads, and one may be held by users' code for ever.
     os._exit(code)
@@ -394,14 +376,15 @@ async def _run(sock: socket.socket, own_log: OwnLog) -> None:
 
 def main() -> None:
     """Run a worker on the channel whose descriptor is the first argument; the second is its index."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in FOR_THE_SUPERVISOR:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.register(signal.SIGPROF, chain=True)  # where it was is told before the signal ends it
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they have waited since the launch
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
+    part_from_children(sock)
     own_log = start_own_log(label=f"worker {sys.argv[2]}")
     threading.Thread(target=_end_with, args=(sock.dup(),), name="gatewright-watchdog", daemon=True).start()
-    _raise_file_limit()
     try:
         uvloop.run(_run(sock, own_log))
     finally:

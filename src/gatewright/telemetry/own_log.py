@@ -73,7 +73,12 @@ class OwnLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; one that cannot be formatted, or finds the queue full, is lost and hurts nobody."""
         with contextlib.suppress(Exception):
-            self._lines.put_nowait(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+            self.say(self.format(record))
+
+    def say(self, text: str) -> None:
+        """Write a text as it is, as lines of its own; lost like a record where the queue is full."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(text.encode("utf-8", "backslashreplace") + b"\n")
 
     def wait(self, seconds: float) -> None:
         """Block until all lines are written, for that long at most."""
