@@ -193,7 +193,7 @@ class Operations(Protocol):
         """
 
     async def purge(self, kind: PurgeKind, value: str) -> int:
-        """Have the caches of every worker, and their Redis, forget what this names; return how many were told.
+        """Have the caches of every worker, and their Redis, forget what this names; return how many have.
 
         What `kind` and `value` mean says `MemoryStore.purge`.
         """

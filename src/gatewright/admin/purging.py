@@ -70,7 +70,7 @@ class PurgeView(View):
 
     kind: PurgeKind
     value: str = Field(description="What is looked for, in the form in which it is kept; empty with kind all")
-    workers: int = Field(description="How many workers were told")
+    workers: int = Field(description="How many workers have done it")
 
 
 def add_purging(app: FastAPI, operations: Operations) -> None:

@@ -26,6 +26,7 @@ from gatewright.supervisor.messages import (
 )
 from gatewright.supervisor.plan import Plan, StartFailed
 from gatewright.supervisor.process import State, WorkerLost, WorkerProcess
+from gatewright.supervisor.slot import Slot
 from gatewright.telemetry.totals import Totals
 
 _log = logging.getLogger("gatewright.supervisor")
@@ -45,22 +46,6 @@ _OVERDUE = 20.0
 _STUCK_SECONDS = 60.0  # a worker says something at least once a second
 
 
-class _Slot:
-    """One worker's place: who is in it, and how it fared."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.worker: WorkerProcess | None = None
-        self.restarts = 0
-        self.task: asyncio.Task[None] | None = None
-        self.hurry = asyncio.Event()  # there is another configuration: who failed with the former one may do with it
-
-    @property
-    def is_starting(self) -> bool:
-        """Tell whether there is a worker that does not serve yet."""
-        return self.worker is not None and self.worker.state is State.STARTING
-
-
 class Crew:
     """All workers. `plan` is what they run; whoever is started later runs it too."""
 
@@ -72,7 +57,7 @@ class Crew:
         self.closing = False
         self._changed = changed
         self._folder = SharedFolder()
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._leaving: set[WorkerProcess] = set()
         self._states: dict[tuple[str, str], Row] = {}
         self._discovered: dict[str, Discovered] = {}
@@ -97,7 +82,7 @@ class Crew:
 
     async def take_first(self, launched: Launched) -> None:
         """Take the first process, which was started before there was a plan. Raises WorkerLost."""
-        slot = _Slot(0)
+        slot = Slot(0)
         self._slots.append(slot)
         slot.worker = WorkerProcess(0, self._told, self._ended)
         await slot.worker.spawn(launched)
@@ -134,7 +119,7 @@ class Crew:
             if slot.task is None:
                 slot.task = spawn(self._keep(slot))
 
-    def _vacate(self, slot: _Slot) -> None:
+    def _vacate(self, slot: Slot) -> None:
         """End whoever is in the slot or on the way into it; nobody follows yet."""
         if slot.task is not None:
             slot.task.cancel()
@@ -143,7 +128,7 @@ class Crew:
         if worker is not None:
             worker.dismiss()
 
-    async def _fill(self, slot: _Slot) -> None:
+    async def _fill(self, slot: Slot) -> None:
         """Put a worker that runs the plan into the slot. Raises StartFailed, and then nobody is in it."""
         worker = slot.worker
         try:
@@ -176,7 +161,7 @@ class Crew:
             self.replace(worker)
         self._changed()
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Replace the slot's worker whenever it leaves or dies; ever more slowly if it dies again and again."""
         pause = _FIRST_PAUSE
         while True:
@@ -202,7 +187,7 @@ class Crew:
                 pause = min(pause * 2, _LONGEST_PAUSE)
             slot.hurry.clear()
 
-    async def _refill(self, slot: _Slot) -> None:
+    async def _refill(self, slot: Slot) -> None:
         try:
             await self._fill(slot)
             _log.info("worker %d serves", slot.index)
@@ -281,13 +266,15 @@ class Crew:
                     self._states[key] = Row(*key, None, row.draining, row.weight)
         self._discovered = {name: found for name, found in self._discovered.items() if name in services}
 
-    async def refresh(self) -> None:
-        """Have every worker's numbers as they are now; those of one that does not answer are as old as its last."""
+    async def refresh(self) -> int:
+        """Have every worker's numbers as they are now; those of one that does not answer are as old as its last.
+
+        Returns how many have answered, and so have done all that they were told before.
+        """
         asked = [spawn(worker.ask(_ASK_SECONDS)) for worker in self.ready]
         if asked:
             await asyncio.wait(asked)
-            for task in asked:
-                task.exception()
+        return sum(task.exception() is None for task in asked)
 
     # Fewer, more, none
 
@@ -308,7 +295,7 @@ class Crew:
         while len(self._slots) > plan.workers:
             self._leave(self._slots.pop(), _LEAVING_GRACE)
         while len(self._slots) < plan.workers:
-            self._slots.append(_Slot(len(self._slots)))
+            self._slots.append(Slot(len(self._slots)))
 
     def replace(self, worker: WorkerProcess) -> None:
         """End a worker that has not the present configuration, or is of no more use; another takes its place."""
@@ -354,7 +341,7 @@ class Crew:
                     )  # fmt: skip
                     worker.kill()
 
-    def _leave(self, slot: _Slot, grace: float) -> None:
+    def _leave(self, slot: Slot, grace: float) -> None:
         """Have nobody in the slot any more."""
         if slot.task is not None:
             slot.task.cancel()

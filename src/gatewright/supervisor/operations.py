@@ -151,11 +151,9 @@ class SupervisorOperations:
         raise UnknownTarget(f"service {service!r} has no target {target!r} any more")
 
     async def purge(self, kind: PurgeKind, value: str) -> int:
-        """Have the caches of every worker, and their Redis, forget what this names; return how many were told."""
-        told = len(self._crew.ready)
+        """Have the caches of every worker, and their Redis, forget what this names; return how many have done it."""
         self._crew.tell(Publish(PURGES, [kind, value]))
-        await self._crew.refresh()  # messages stay in order: who reports after this one has done it
-        return told
+        return await self._crew.refresh()  # messages stay in order: who reports after this one has done it
 
     async def check(self, text: str) -> list[ConfigError]:
         """Return everything that is wrong with a configuration, and change nothing."""
