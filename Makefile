@@ -16,7 +16,7 @@ servers:         ## install the real servers that tests use (as root; minutes th
 	@./scripts/servers.sh
 
 test: setup      ## run the test suite, two files at a time
-	@$(IN_VENV) pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(IN_VENV) pytest -q -n 3 --dist loadfile $(ARGS)
 
 lint: setup      ## ruff (rules and format), mypy --strict
 	@$(IN_VENV) ruff check .
