@@ -15,7 +15,7 @@ setup:           ## make or update .venv, with the development tools
 servers:         ## install the real servers that tests use (as root; minutes the first time)
 	@./scripts/servers.sh
 
-test: setup      ## run the test suite, two files at a time
+test: setup      ## run the test suite, three files at a time
 	@$(IN_VENV) pytest -q -n 3 --dist loadfile $(ARGS)
 
 lint: setup      ## ruff (rules and format), mypy --strict
