@@ -18,7 +18,7 @@ from gatewright.admin.openapi import CONFIG_BODY, header_field, refusals
 from gatewright.admin.operations import Applied, Operations, VersionMismatch, View
 from gatewright.admin.problems import Refused, invalid_configuration
 from gatewright.admin.security import JSON_TYPE, media_type
-from gatewright.control.errors import ConfigError
+from gatewright.control.errors import ConfigError, first_of
 from gatewright.control.loader import BODY
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -159,7 +159,7 @@ def _read(raw: bytes, is_json: bool) -> str:
         if MASK in line
     ]
     if errors:
-        raise invalid_configuration(errors)
+        raise invalid_configuration(first_of(errors))
     return text
 
 

@@ -33,7 +33,6 @@ TITLES = {
     "version_mismatch": "Configuration has changed meanwhile",
     "not_ready": "Not ready",
 }
-_MOST_ERRORS = 101  # more help nobody, and would take the API seconds to write
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -89,7 +88,7 @@ def invalid_configuration(errors: list[ConfigError]) -> Refused:
     """Return the refusal of a configuration that has errors."""
     count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
     detail = f"The configuration has {count}; nothing was changed"
-    views = [ErrorView.of(error) for error in errors[:_MOST_ERRORS]]
+    views = [ErrorView.of(error) for error in errors]
     return Refused(422, "invalid_configuration", detail, errors=views)
 
 

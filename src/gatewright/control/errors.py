@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SHOWN = 60
+_MOST_ERRORS = 100  # more help nobody, and may take seconds to write
 
 
 class At(Enum):
@@ -131,3 +132,11 @@ class StartError(Exception):
         """Return the error that `problems` are."""
         lines = [f"{path_text(each.path)}: {each.message}" if each.path else each.message for each in problems]
         return cls("\n".join(lines), problems)
+
+
+def first_of(errors: list[ConfigError]) -> list[ConfigError]:
+    """Return as many errors as somebody may want to read; the last one says how many more there are."""
+    if len(errors) <= _MOST_ERRORS:
+        return errors
+    more = len(errors) - _MOST_ERRORS
+    return [*errors[:_MOST_ERRORS], ConfigError(errors[0].file, 0, 0, "", f"and {more} more errors")]

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from gatewright.admin.masking import mask_text
-from gatewright.control.errors import At, ConfigError, Problem
+from gatewright.control.errors import At, ConfigError, Problem, first_of
 from gatewright.control.loader import Loaded, load
 from gatewright.control.models import GatewayConfig
 from gatewright.control.process_models import MAX_WORKERS
@@ -36,7 +36,6 @@ from gatewright.telemetry.secrets import names_secret
 _log = logging.getLogger("gatewright.supervisor")
 PREPARE_SECONDS = 60.0
 _COMMIT_SECONDS = 30.0
-_MOST_ERRORS = 100
 _SHUTTING_DOWN = "the gateway is shutting down"
 
 Trigger = Literal["start", "file", "signal", "api"]
@@ -163,7 +162,7 @@ class Configurations:
             errors = loaded.errors
             if not errors and self._crew.closing:
                 errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
-            errors = _first(errors or await self._change(loaded, text if save else None))
+            errors = first_of(errors or await self._change(loaded, text if save else None))
             made_from = self._made_from
             if not errors:
                 self._made_from = self._signatures()
@@ -179,11 +178,11 @@ class Configurations:
         async with self._lock:
             loaded = await asyncio.to_thread(self.load, text)
             if loaded.errors:
-                return _first(loaded.errors)
+                return first_of(loaded.errors)
             workers = self._crew.ready[:1]
             errors, _ = await self._try(loaded, workers)
             self._abort(workers)
-            return _first(errors)
+            return first_of(errors)
 
     async def _change(self, loaded: Loaded, save: str | None) -> list[ConfigError]:
         """Have every worker try `loaded`, and go over to it if all can; else return what is wrong.
@@ -362,14 +361,6 @@ class Configurations:
     def close(self) -> None:
         """Give all addresses up."""
         close_all(self._addresses.all())
-
-
-def _first(errors: list[ConfigError]) -> list[ConfigError]:
-    """Return as many errors as somebody may want to read; the last one says how many more there are."""
-    if len(errors) <= _MOST_ERRORS:
-        return errors
-    more = len(errors) - _MOST_ERRORS
-    return [*errors[:_MOST_ERRORS], ConfigError(errors[0].file, 0, 0, "", f"and {more} more errors")]
 
 
 def _secrets(loaded: Loaded) -> frozenset[str]:
