@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from gatewright.control.loader import load
-
 from tests.control.sample import load_text, messages
 
 SECRET = "s3cr3t_value"

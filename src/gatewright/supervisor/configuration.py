@@ -53,6 +53,17 @@ class Outcome:
     again: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What came of trying a configuration: what is wrong with it, or the `contents` of the files that it was made
+    from. `killed`: the worker that was the first to try was lost by SIGKILL, which says nothing of the configuration.
+    """
+
+    errors: list[ConfigError]
+    contents: dict[str, bytes] = field(default_factory=dict)
+    killed: bool = False
+
+
 class VersionChanged(Exception):
     """Another configuration runs than the one that was to be replaced."""
 
@@ -72,7 +83,6 @@ class Configurations:
         self._read = b""  # digest of what the file held when it was last read or written here, whatever came of it
         self._runs = b""  # digest of what the file held when what runs was read from it or written to it
         self._made_from: dict[Path, Signature | None] = {}
-        self._killed = False  # the worker that was the first to try
         self._number = 0
         self._lock = asyncio.Lock()
         self.succeeded = 0
@@ -158,18 +168,18 @@ class Configurations:
             if expected not in (None, before):
                 raise VersionChanged
             loaded = await asyncio.to_thread(self.load, text)
-            self._tried, self._killed = loaded.files, False
-            errors = loaded.errors
-            if not errors and self._crew.closing:
-                errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
-            errors = first_of(errors or await self._change(loaded, text if save else None))
+            self._tried = loaded.files
+            trial = _Trial(loaded.errors)
+            if not trial.errors:
+                trial = await self._change(loaded, text if save else None)
+            errors = first_of(trial.errors)
             made_from = self._made_from
             if not errors:
                 self._made_from = self._signatures()
                 self.source = "file" if text is None else "api"
                 self._runs = self._read if save or text is None else b""
             changed = self.version != before or self._made_from != made_from
-            outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors, self._killed)
+            outcome = Outcome(datetime.now(UTC), trigger, self.version, changed, errors, trial.killed)
             self._note(outcome)
             return outcome
 
@@ -180,18 +190,19 @@ class Configurations:
             if loaded.errors:
                 return first_of(loaded.errors)
             workers = self._crew.ready[:1]
-            errors, _ = await self._try(loaded, workers)
+            trial = await self._try(loaded, workers)
             self._abort(workers)
-            return first_of(errors)
+            return first_of(trial.errors)
 
-    async def _change(self, loaded: Loaded, save: str | None) -> list[ConfigError]:
-        """Have every worker try `loaded`, and go over to it if all can; else return what is wrong.
+    async def _change(self, loaded: Loaded, save: str | None) -> _Trial:
+        """Have every worker try `loaded`, and go over to it if all can.
 
         `save` is the text to write to the file between the two.
         """
-        addresses = Addresses()
+        if self._crew.ends():
+            return _Trial(self.errors_of(loaded, [], _SHUTTING_DOWN))
+        addresses, trial = Addresses(), _Trial([])
         workers = self._crew.ready
-        errors: list[ConfigError] = []
         try:
             addresses = await self._open(loaded)
             plan = self._plan(loaded, addresses)
@@ -199,22 +210,23 @@ class Configurations:
                 addresses.listen()
                 await self._crew.start_anew(plan)
             else:
-                errors, plan.contents = await self._try(loaded, workers)
-                if not errors:
+                trial = await self._try(loaded, workers)
+                plan.contents = trial.contents
+                if not trial.errors:
                     addresses.listen()
                     if save is not None:
                         self._save(save)
         except StartFailed as error:
-            errors = self.errors_of(loaded, error.faults, error.text)
+            trial = _Trial(self.errors_of(loaded, error.faults, error.text))
         except Exception as error:  # a defect, or what no message holds
             _log.exception("a reload failed")
-            errors = self.errors_of(loaded, [], f"the reload failed: {error}")
-        if not errors and self._crew.closing:
-            errors = self.errors_of(loaded, [], _SHUTTING_DOWN)
-        if errors:
+            trial = _Trial(self.errors_of(loaded, [], f"the reload failed: {error}"))
+        if not trial.errors and self._crew.ends():
+            trial = _Trial(self.errors_of(loaded, [], _SHUTTING_DOWN))
+        if trial.errors:
             self._abort(workers)
             addresses.give_up_opened()
-            return errors
+            return trial
         # Workers have their own duplicates of what goes, and accept who has connected: nobody may be queued here alone.
         before, wanted = self._addresses, addresses.all()
         self._loaded, self._addresses = loaded, addresses
@@ -223,13 +235,10 @@ class Configurations:
             self._crew.adopt(plan, workers)
             staying = [worker for worker in workers if worker.state is State.READY]
             await asyncio.gather(*(self._commit(worker, plan) for worker in staying))
-        return []
+        return trial
 
-    async def _try(
-        self, loaded: Loaded, workers: Sequence[WorkerProcess]
-    ) -> tuple[list[ConfigError], dict[str, bytes]]:
-        """Have the workers prepare `loaded`; return what is wrong with it by their word, and what the files held that
-        it was made from.
+    async def _try(self, loaded: Loaded, workers: Sequence[WorkerProcess]) -> _Trial:
+        """Have the workers prepare `loaded`; what is wrong with it is by their word.
 
         One tries it first: users' code may end the process that it is loaded in, or never come to an end.
         """
@@ -242,15 +251,15 @@ class Configurations:
                 continue
             errors = self._judge(loaded, first, answer)
             if errors:
-                return errors, {}
+                return _Trial(errors, killed=isinstance(answer, WorkerLost) and answer.killed)
             answers = await asyncio.gather(*(self._prepare(worker, loaded) for worker in left))
             for worker, other in zip(left, answers, strict=True):
                 # One that is lost now was not lost by this configuration: its successor begins with it.
                 if other is not None and not isinstance(other, WorkerLost):
                     errors = errors or self._judge(loaded, worker, other)
             assert isinstance(answer, Prepared)
-            return errors, answer.contents
-        return self.errors_of(loaded, [], "no worker runs that could try it; see the gateway's log"), {}
+            return _Trial(errors, answer.contents)
+        return _Trial(self.errors_of(loaded, [], "no worker runs that could try it; see the gateway's log"))
 
     async def _prepare(self, worker: WorkerProcess, loaded: Loaded) -> Prepared | WorkerLost | TimeoutError | None:
         """Return what came of it; None when the worker has been told to end meanwhile."""
@@ -269,7 +278,6 @@ class Configurations:
             text = f"worker {worker.index} was not ready for it in {PREPARE_SECONDS:g} s"
             return self.errors_of(loaded, [], text)
         if isinstance(answer, WorkerLost):
-            self._killed = answer.killed
             return self.errors_of(loaded, [], f"{answer} while it tried")
         return self.errors_of(loaded, answer.faults, answer.error) if answer.faults or answer.error else []
 

@@ -54,7 +54,7 @@ class Crew:
         self.totals = totals
         self.plan: Plan | None = None
         self.restarts = 0
-        self.closing = False
+        self._closing = False
         self._changed = changed
         self._folder = SharedFolder()
         self._slots: list[Slot] = []
@@ -73,6 +73,10 @@ class Crew:
     def workers(self) -> list[WorkerProcess]:
         """All that run, also those that start or leave."""
         return [slot.worker for slot in self._slots if slot.worker is not None] + list(self._leaving)
+
+    def ends(self) -> bool:
+        """Tell whether all have been told to end."""
+        return self._closing
 
     def restarts_of(self, worker: WorkerProcess) -> int:
         """Return how often the worker in that place was replaced."""
@@ -363,7 +367,7 @@ class Crew:
 
     def dismiss(self, grace: float) -> None:
         """Tell all to end within `grace` seconds, which what is under way has. The last word counts."""
-        self.closing = True
+        self._closing = True
         for worker in self._leaving:
             worker.send(Drain(grace))
         while self._slots:
